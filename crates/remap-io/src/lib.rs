@@ -1,0 +1,4 @@
+//! Block devices, rings, faults (being written).
+
+mod buf;
+pub use buf::Buf;

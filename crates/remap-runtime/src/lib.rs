@@ -1,0 +1,3 @@
+//! Threads, buffers, clock and queues around the engine.
+
+pub mod front;
