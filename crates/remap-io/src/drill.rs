@@ -1,0 +1,5 @@
+//! Fault layers (being written).
+
+/// A fault layer.
+#[derive(Debug)]
+pub struct Drill {}
