@@ -1,0 +1,421 @@
+//! The superblock: what a volume is, where its parts are, and which checkpoint a copy holds.
+//!
+//! Every copy has two superblock pages, written in turn, so that a torn write leaves the older one. Each field says
+//! what it defends against or what it is for.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::page::seal;
+use crate::{COPIES, DecodeError, PAGE_SIZE, VERSION, checksum};
+
+const MAGIC: [u8; 8] = *b"dm-remap";
+const SALT: [u8; 4] = *b"SUPR";
+const CRC_AT: usize = 8;
+const WHAT: &str = "superblock";
+
+/// Most spares in a volume.
+pub const MAX_SPARES: usize = 16;
+/// Bytes of a text field (UTF-8, zero-padded).
+pub const TEXT_LEN: usize = 64;
+
+/// What this superblock stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyRole {
+    /// Copy n (0 to 4) of the metadata follows it.
+    Copy(u8),
+    /// Only a label: this spare holds slots but no copy (volumes of more than five spares).
+    Label,
+}
+
+/// What to do with a block that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Give the drive the chance to reallocate when a lost sector is overwritten; remap if that fails.
+    #[default]
+    RewriteThenRemap,
+    /// Remap at once; never write to a sector that failed.
+    RemapOnly,
+}
+
+impl Policy {
+    /// The word used in commands and JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::RewriteThenRemap => "rewrite-then-remap",
+            Self::RemapOnly => "remap-only",
+        }
+    }
+}
+
+/// State flags of a superblock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SuperblockFlags(pub u32);
+
+impl SuperblockFlags {
+    /// This copy could not be kept in step: never believe it.
+    pub const FENCED: Self = Self(1);
+    /// The volume was released: the main device stands alone again.
+    pub const RELEASED: Self = Self(2);
+    const KNOWN: u32 = 3;
+
+    /// Are all bits of `other` set?
+    #[must_use]
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// What the main device was when it was adopted: defends against serving the wrong disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MainIdentity {
+    /// Size in bytes.
+    pub size: u64,
+    /// Logical block size in bytes (512 or 4096).
+    pub logical_block: u32,
+    /// World-wide name; empty if there was none.
+    pub wwn: String,
+    /// Serial number; empty if there was none.
+    pub serial: String,
+    /// Model; empty if there was none.
+    pub model: String,
+    /// UUID of the partition table or file system found on it; empty if there was none.
+    pub content_uuid: String,
+}
+
+/// A spare of the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpareRecord {
+    /// Its own UUID.
+    pub uuid: [u8; 16],
+    /// Size of its slice in bytes when it was added: anchors are computed from this.
+    pub size: u64,
+    /// Slots in it, those under metadata included (never allocated).
+    pub slots: u64,
+}
+
+/// A decoded superblock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superblock {
+    /// Which copy, or a label.
+    pub role: CopyRole,
+    /// The volume's UUID.
+    pub volume: [u8; 16],
+    /// The volume's name, for people; not empty.
+    pub name: String,
+    /// Which of the volume's spares this one is.
+    pub spare_index: u8,
+    /// All spares of the volume, in order; 1 to [`MAX_SPARES`].
+    pub spares: Vec<SpareRecord>,
+    /// Block size: 2^shift bytes, shift 9 to 16.
+    pub block_shift: u8,
+    /// Policy.
+    pub policy: Policy,
+    /// State flags.
+    pub flags: SuperblockFlags,
+    /// Generation of the checkpoint this superblock names.
+    pub generation: u64,
+    /// Which of the two checkpoint areas holds it: 0 or 1.
+    pub area: u8,
+    /// Entries in the checkpoint.
+    pub entries: u64,
+    /// Pages in one checkpoint area.
+    pub area_pages: u32,
+    /// Pages in the journal.
+    pub journal_pages: u32,
+    /// When the main device was adopted, seconds since 1970.
+    pub created: u64,
+    /// When this superblock was written, seconds since 1970 (for people, never for decisions).
+    pub written: u64,
+    /// The main device it belongs to.
+    pub main: MainIdentity,
+}
+
+/// The bytes of a spare record.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct RawSpare {
+    /// UUID.
+    pub uuid: [u8; 16],
+    /// Bytes.
+    pub size: U64,
+    /// Slots.
+    pub slots: U64,
+}
+
+/// The bytes of a superblock.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct RawSuperblock {
+    /// "dm-remap".
+    pub magic: [u8; 8],
+    /// CRC32C of the page with this field zero, salted with "SUPR".
+    pub crc: U32,
+    /// Format version.
+    pub version: U16,
+    /// 1 copy, 2 label.
+    pub role: u8,
+    /// Copy number: defends against misdirected writes.
+    pub copy: u8,
+    /// Features that an older program may ignore.
+    pub compat: U64,
+    /// Features that an older program may ignore when it only reads.
+    pub ro_compat: U64,
+    /// Features without which the volume must not be opened.
+    pub incompat: U64,
+    /// Volume UUID.
+    pub volume: [u8; 16],
+    /// UUID of this spare: defends against mixed-up spares.
+    pub spare: [u8; 16],
+    /// Generation of the checkpoint.
+    pub generation: U64,
+    /// Entries in the checkpoint.
+    pub entries: U64,
+    /// Pages in a checkpoint area.
+    pub area_pages: U32,
+    /// Pages in the journal.
+    pub journal_pages: U32,
+    /// Flags.
+    pub flags: U32,
+    /// Number of this spare in the volume.
+    pub spare_index: u8,
+    /// Spares in the volume.
+    pub spare_count: u8,
+    /// Copies in the volume: 5.
+    pub copies: u8,
+    /// log2 of the block size in bytes.
+    pub block_shift: u8,
+    /// Active checkpoint area.
+    pub area: u8,
+    /// 0 rewrite-then-remap, 1 remap-only.
+    pub policy: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
+    /// Seconds since 1970.
+    pub created: U64,
+    /// Seconds since 1970.
+    pub written: U64,
+    /// Main device: size in bytes.
+    pub main_size: U64,
+    /// Main device: logical block size in bytes.
+    pub main_logical_block: U32,
+    /// Zero.
+    pub reserved_2: [u8; 4],
+    /// Main device: WWN.
+    pub main_wwn: [u8; TEXT_LEN],
+    /// Main device: serial number.
+    pub main_serial: [u8; TEXT_LEN],
+    /// Main device: model.
+    pub main_model: [u8; TEXT_LEN],
+    /// Main device: UUID of what was on it.
+    pub main_content_uuid: [u8; TEXT_LEN],
+    /// Volume name.
+    pub name: [u8; TEXT_LEN],
+    /// The spares; unused ones zero.
+    pub spares: [RawSpare; MAX_SPARES],
+    /// Zero.
+    pub reserved_3: [u8; PAGE_SIZE - RAW_USED],
+}
+
+const RAW_USED: usize = 144 + 5 * TEXT_LEN + MAX_SPARES * size_of::<RawSpare>();
+const _: () = assert!(size_of::<RawSuperblock>() == PAGE_SIZE);
+
+fn text(field: &str) -> [u8; TEXT_LEN] {
+    let mut out = [0; TEXT_LEN];
+    let mut len = field.len().min(TEXT_LEN);
+    while !field.is_char_boundary(len) {
+        len -= 1;
+    }
+    for (to, from) in out.iter_mut().zip(field.bytes().take(len)) {
+        *to = from;
+    }
+    out
+}
+
+fn impossible(field: &'static str, value: u64) -> DecodeError {
+    DecodeError::Field { what: WHAT, field, value }
+}
+
+fn untext(bytes: &[u8; TEXT_LEN], field: &'static str) -> Result<String, DecodeError> {
+    let len = bytes.iter().position(|&b| b == 0).unwrap_or(TEXT_LEN);
+    let (used, rest) = bytes.split_at(len);
+    if rest.iter().any(|&b| b != 0) {
+        return Err(impossible(field, len as u64));
+    }
+    core::str::from_utf8(used).map(String::from).map_err(|e| impossible(field, e.valid_up_to() as u64))
+}
+
+impl Superblock {
+    /// Bytes in a block.
+    #[must_use]
+    pub fn block_size(&self) -> u32 {
+        1 << self.block_shift
+    }
+
+    /// Sectors in a block.
+    #[must_use]
+    pub fn block_sectors(&self) -> u32 {
+        self.block_size() / 512
+    }
+
+    /// First eight bytes of the volume's UUID, as pages and records carry it.
+    #[must_use]
+    pub fn volume_tag(&self) -> [u8; 8] {
+        let [a, b, c, d, e, f, g, h, ..] = self.volume;
+        [a, b, c, d, e, f, g, h]
+    }
+
+    /// Truncates a text to what a text field holds.
+    #[must_use]
+    pub fn clip_text(value: &str) -> String {
+        untext(&text(value), "text").unwrap_or_default()
+    }
+
+    /// Writes the superblock into `out`, which is exactly one page long.
+    pub fn encode(&self, out: &mut [u8]) {
+        assert!(self.spares.len() <= MAX_SPARES && out.len() == PAGE_SIZE, "a volume has 1 to 16 spares");
+        let mut raw = RawSuperblock::new_zeroed();
+        raw.magic = MAGIC;
+        raw.version = VERSION.into();
+        (raw.role, raw.copy) = match self.role {
+            CopyRole::Copy(n) => (1, n),
+            CopyRole::Label => (2, 0),
+        };
+        raw.volume = self.volume;
+        raw.spare = self.spares.get(usize::from(self.spare_index)).map_or([0; 16], |s| s.uuid);
+        raw.generation = self.generation.into();
+        raw.entries = self.entries.into();
+        raw.area_pages = self.area_pages.into();
+        raw.journal_pages = self.journal_pages.into();
+        raw.flags = self.flags.0.into();
+        raw.spare_index = self.spare_index;
+        raw.spare_count = u8::try_from(self.spares.len()).unwrap_or(0);
+        raw.copies = COPIES;
+        raw.block_shift = self.block_shift;
+        raw.area = self.area;
+        raw.policy = u8::from(self.policy == Policy::RemapOnly);
+        raw.created = self.created.into();
+        raw.written = self.written.into();
+        raw.main_size = self.main.size.into();
+        raw.main_logical_block = self.main.logical_block.into();
+        raw.main_wwn = text(&self.main.wwn);
+        raw.main_serial = text(&self.main.serial);
+        raw.main_model = text(&self.main.model);
+        raw.main_content_uuid = text(&self.main.content_uuid);
+        raw.name = text(&self.name);
+        for (to, from) in raw.spares.iter_mut().zip(&self.spares) {
+            *to = RawSpare { uuid: from.uuid, size: from.size.into(), slots: from.slots.into() };
+        }
+        out.copy_from_slice(raw.as_bytes());
+        seal(out, CRC_AT, SALT);
+    }
+
+    /// Reads a superblock from a page.
+    ///
+    /// # Errors
+    /// Any [`DecodeError`]. A newer version or unknown features are told apart from damage, once the checksum holds.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let raw = RawSuperblock::ref_from_bytes(bytes).map_err(|_| DecodeError::Magic(WHAT))?;
+        if raw.magic != MAGIC {
+            return Err(DecodeError::Magic(WHAT));
+        }
+        if checksum::salted(SALT, bytes, CRC_AT) != raw.crc.get() {
+            return Err(DecodeError::Checksum(WHAT));
+        }
+        if raw.version.get() != VERSION {
+            return Err(DecodeError::Version { found: raw.version.get() });
+        }
+        if raw.incompat.get() != 0 {
+            return Err(DecodeError::Incompatible { bits: raw.incompat.get() });
+        }
+        check_fields(raw)?;
+        let role = match (raw.role, raw.copy) {
+            (1, n) if n < COPIES => CopyRole::Copy(n),
+            (2, 0) => CopyRole::Label,
+            (role, _) => return Err(impossible("role", role.into())),
+        };
+        let spares = decode_spares(raw)?;
+        let name = untext(&raw.name, "name")?;
+        if name.is_empty() {
+            return Err(impossible("name", 0));
+        }
+        Ok(Self {
+            role,
+            volume: raw.volume,
+            name,
+            spare_index: raw.spare_index,
+            spares,
+            block_shift: raw.block_shift,
+            policy: if raw.policy == 1 { Policy::RemapOnly } else { Policy::RewriteThenRemap },
+            flags: SuperblockFlags(raw.flags.get()),
+            generation: raw.generation.get(),
+            area: raw.area,
+            entries: raw.entries.get(),
+            area_pages: raw.area_pages.get(),
+            journal_pages: raw.journal_pages.get(),
+            created: raw.created.get(),
+            written: raw.written.get(),
+            main: MainIdentity {
+                size: raw.main_size.get(),
+                logical_block: raw.main_logical_block.get(),
+                wwn: untext(&raw.main_wwn, "main_wwn")?,
+                serial: untext(&raw.main_serial, "main_serial")?,
+                model: untext(&raw.main_model, "main_model")?,
+                content_uuid: untext(&raw.main_content_uuid, "main_content_uuid")?,
+            },
+        })
+    }
+}
+
+fn decode_spares(raw: &RawSuperblock) -> Result<Vec<SpareRecord>, DecodeError> {
+    let count = usize::from(raw.spare_count);
+    if count == 0 || count > MAX_SPARES || raw.spare_index >= raw.spare_count {
+        return Err(impossible("spare_count", raw.spare_count.into()));
+    }
+    let mut spares = Vec::new();
+    for (index, spare) in raw.spares.iter().enumerate() {
+        if index < count {
+            let record = SpareRecord { uuid: spare.uuid, size: spare.size.get(), slots: spare.slots.get() };
+            if record.slots > record.size >> raw.block_shift {
+                return Err(impossible("slots", record.slots));
+            }
+            spares.push(record);
+        } else if spare.as_bytes().iter().any(|&b| b != 0) {
+            return Err(impossible("spares", index as u64));
+        }
+    }
+    if spares.get(usize::from(raw.spare_index)).is_none_or(|s| s.uuid != raw.spare) {
+        return Err(impossible("spare_index", raw.spare_index.into()));
+    }
+    Ok(spares)
+}
+
+fn check_fields(raw: &RawSuperblock) -> Result<(), DecodeError> {
+    let zero = raw.reserved.iter().chain(&raw.reserved_2).chain(&raw.reserved_3).all(|&b| b == 0);
+    let entries_fit = u64::from(raw.area_pages.get()) * crate::PAGE_ENTRIES as u64;
+    let checks: [(&'static str, u64, bool); 9] = [
+        ("reserved", 1, zero),
+        ("copies", raw.copies.into(), raw.copies == COPIES),
+        ("block_shift", raw.block_shift.into(), (9..=16).contains(&raw.block_shift)),
+        ("area", raw.area.into(), raw.area <= 1),
+        ("policy", raw.policy.into(), raw.policy <= 1),
+        ("flags", raw.flags.get().into(), raw.flags.get() & !SuperblockFlags::KNOWN == 0),
+        ("entries", raw.entries.get(), raw.entries.get() <= entries_fit),
+        ("main_logical_block", raw.main_logical_block.get().into(), logical_block_ok(raw)),
+        ("main_size", raw.main_size.get(), raw.main_size.get() >= 512 && raw.main_size.get() < 1 << 63),
+    ];
+    for (field, value, ok) in checks {
+        if !ok {
+            return Err(impossible(field, value));
+        }
+    }
+    Ok(())
+}
+
+fn logical_block_ok(raw: &RawSuperblock) -> bool {
+    let size = raw.main_logical_block.get();
+    size.is_power_of_two() && (512..=1 << raw.block_shift).contains(&size)
+}
