@@ -41,7 +41,9 @@ pub struct CopyPlace {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
     /// A spare is too small.
-    #[error("spare {spare} has {size} bytes; with blocks of {block_size} bytes the least that works is {least} bytes")]
+    #[error(
+        "spare {spare} has {size} bytes; with blocks of {block_size} bytes the least that works is {least} bytes"
+    )]
     TooSmall {
         /// Which one.
         spare: u8,
@@ -262,7 +264,10 @@ mod tests {
                 panic!("one sector is never enough")
             };
             assert!(plan(&[least], block_size).is_ok(), "{block_size}: {least}");
-            assert!(plan(&[least - block_size.max(4096)], block_size).is_err(), "{block_size}: {least} is the least");
+            assert!(
+                plan(&[least - block_size.max(4096)], block_size).is_err(),
+                "{block_size}: {least} is the least"
+            );
         }
     }
 

@@ -63,7 +63,10 @@ pub struct CheckpointPage {
 impl CheckpointPage {
     /// Writes the page into `out`, which is exactly one page long. At most [`PAGE_ENTRIES`] entries.
     pub fn encode(header: &PageHeader, entries: &[Entry], out: &mut [u8]) {
-        assert!(out.len() == PAGE_SIZE && entries.len() <= PAGE_ENTRIES, "the caller cuts entries into pages");
+        assert!(
+            out.len() == PAGE_SIZE && entries.len() <= PAGE_ENTRIES,
+            "the caller cuts entries into pages"
+        );
         out.fill(0);
         let raw = RawPageHeader {
             magic: MAGIC,

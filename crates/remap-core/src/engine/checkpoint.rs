@@ -1,0 +1,222 @@
+//! Checkpoints: the whole table into the other area of every copy, then the superblocks that name it.
+//!
+//! Invariant: the old checkpoint and its journal stay untouched and believable until the superblock that replaces them is
+//! durable; a superblock is written only after all that it names is durable; copies that cannot follow are fenced before
+//! the journal starts over. A checkpoint that failed is repeated with the same generation and the same contents.
+
+use alloc::vec::Vec;
+
+use remap_format::layout::LABEL_BYTES;
+use remap_format::{
+    CheckpointPage, CopyRole, Entry, PAGE_ENTRIES, PAGE_SIZE, PageHeader, Superblock, SuperblockFlags,
+};
+
+use super::commit::{ALL_COPIES, copies_of};
+use super::ops::CommitPart;
+use super::{Engine, MIN_COPIES};
+use crate::op::{Buffer, DeviceId, OpKind};
+use crate::units::{Block, Extent, Sector};
+
+/// Pages in one write of a checkpoint.
+const CHUNK_PAGES: u32 = 16;
+/// Chunk writes (to all copies) that are out at a time.
+const MAX_OUT: u32 = 20;
+
+/// Where a checkpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Pages,
+    PagesFlush,
+    Superblocks,
+    SuperblocksFlush,
+}
+
+/// A checkpoint under way.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    pub(super) phase: Phase,
+    generation: u64,
+    area: u8,
+    entries: u64,
+    next_page: u32,
+    next_block: Block,
+    next_retired: usize,
+    pages_done: bool,
+}
+
+impl Engine {
+    pub(super) fn begin_checkpoint(&mut self) {
+        let checkpoint = Checkpoint {
+            phase: Phase::Pages,
+            generation: self.commit.generation().wrapping_add(1),
+            area: 1 - self.commit.area,
+            entries: self.counts().entries + self.pool.retired().len() as u64,
+            next_page: 0,
+            next_block: Block(0),
+            next_retired: 0,
+            pages_done: false,
+        };
+        self.commit.checkpoint_wanted = false;
+        self.enter_checkpoint(checkpoint);
+        self.commit.trying = ALL_COPIES;
+        self.commit.failed = 0;
+        self.commit.to_fence = 0;
+        self.commit.fault = None;
+        self.checkpoint_advance();
+    }
+
+    pub(super) fn restart_checkpoint(&mut self) {
+        if let Some(checkpoint) = self.commit.checkpoint() {
+            checkpoint.phase = Phase::Pages;
+            checkpoint.next_page = 0;
+            checkpoint.next_block = Block(0);
+            checkpoint.next_retired = 0;
+            checkpoint.pages_done = false;
+        }
+        self.commit.failed = 0;
+        self.commit.to_fence = 0;
+        self.commit.fault = None;
+        self.checkpoint_advance();
+    }
+
+    pub(super) fn checkpoint_advance(&mut self) {
+        while self.checkpoint_phase() == Some(Phase::Pages) && self.commit.out < MAX_OUT {
+            if !self.write_chunk() {
+                break;
+            }
+        }
+        if self.commit.out > 0 {
+            return;
+        }
+        if self.commit.good().count_ones() < MIN_COPIES {
+            return self.freeze();
+        }
+        let Some(checkpoint) = self.commit.checkpoint() else { return };
+        match checkpoint.phase {
+            Phase::Pages => {
+                checkpoint.phase = Phase::PagesFlush;
+                self.flush_copies();
+            }
+            Phase::PagesFlush => {
+                checkpoint.phase = Phase::Superblocks;
+                self.write_superblocks();
+            }
+            Phase::Superblocks => {
+                if self.owe_fences() {
+                    return;
+                }
+                if let Some(checkpoint) = self.commit.checkpoint() {
+                    checkpoint.phase = Phase::SuperblocksFlush;
+                }
+                self.flush_copies();
+            }
+            Phase::SuperblocksFlush => {
+                let (generation, area, entries) =
+                    (checkpoint.generation, checkpoint.area, checkpoint.entries);
+                for (copy, next) in self.commit.next_superblock.iter_mut().enumerate() {
+                    let written = (self.commit.trying & !self.commit.failed) & (1 << copy) != 0;
+                    *next = if written { 1 - *next } else { 0 };
+                }
+                self.volume.generation = generation;
+                self.volume.area = area;
+                self.volume.entries = entries;
+                self.checkpoint_done(generation, area);
+            }
+        }
+    }
+
+    /// Writes the next chunk of pages to every copy; `false` when there is none.
+    fn write_chunk(&mut self) -> bool {
+        let Some(checkpoint) = self.commit.checkpoint() else { return false };
+        if checkpoint.pages_done {
+            return false;
+        }
+        let (first_page, generation, area) = (checkpoint.next_page, checkpoint.generation, checkpoint.area);
+        let (mut block, mut retired) = (checkpoint.next_block, checkpoint.next_retired);
+        let mut entries: Vec<Entry> = Vec::with_capacity(CHUNK_PAGES as usize * PAGE_ENTRIES);
+        while entries.len() < CHUNK_PAGES as usize * PAGE_ENTRIES {
+            if let Some(entry) = self.table.next_from(block) {
+                block = Block(entry.end());
+                entries.push(*entry);
+            } else if let Some(entry) = self.pool.retired().get(retired) {
+                retired += 1;
+                entries.push(*entry);
+            } else {
+                break;
+            }
+        }
+        let pages = entries.len().div_ceil(PAGE_ENTRIES);
+        if let Some(checkpoint) = self.commit.checkpoint() {
+            checkpoint.next_page += pages as u32;
+            checkpoint.next_block = block;
+            checkpoint.next_retired = retired;
+            checkpoint.pages_done = pages < CHUNK_PAGES as usize;
+        }
+        if pages == 0 {
+            return false;
+        }
+        let offset = self.commit.shape.page_at(area, first_page);
+        let volume = self.volume.volume_tag();
+        for copy in copies_of(self.commit.good()) {
+            let mut bytes = alloc::vec![0; pages * PAGE_SIZE];
+            let chunks = bytes.chunks_exact_mut(PAGE_SIZE).zip(entries.chunks(PAGE_ENTRIES));
+            for (index, (page, entries)) in (first_page..).zip(chunks) {
+                CheckpointPage::encode(&PageHeader { volume, copy, index, generation }, entries, page);
+            }
+            self.write_copy(copy, offset, bytes, CommitPart::Copy(copy));
+        }
+        true
+    }
+
+    fn superblock(&self, role: CopyRole, spare_index: u8) -> Superblock {
+        Superblock {
+            role,
+            spare_index,
+            flags: SuperblockFlags(self.volume.flags.0 | self.commit.set_flags),
+            written: self.now.unix_s,
+            ..self.volume.clone()
+        }
+    }
+
+    fn write_superblocks(&mut self) {
+        let Some(checkpoint) = self.commit.checkpoint() else { return };
+        let (generation, area, entries) = (checkpoint.generation, checkpoint.area, checkpoint.entries);
+        for copy in copies_of(self.commit.good()) {
+            let mut superblock = self.superblock(CopyRole::Copy(copy), self.commit.place(copy).spare);
+            superblock.generation = generation;
+            superblock.area = area;
+            superblock.entries = entries;
+            let mut bytes = alloc::vec![0; PAGE_SIZE];
+            superblock.encode(&mut bytes);
+            let page = self.commit.next_superblock.get(usize::from(copy)).copied().unwrap_or(0);
+            let offset = self.commit.shape.superblock_at(page);
+            self.write_copy(copy, offset, bytes, CommitPart::Copy(copy));
+        }
+        let labelled = self.volume.spares.len();
+        for spare in (0u8..).take(labelled).skip(usize::from(remap_format::COPIES)) {
+            let mut superblock = self.superblock(CopyRole::Label, spare);
+            superblock.generation = generation;
+            let mut bytes = alloc::vec![0; LABEL_BYTES as usize];
+            for page in bytes.chunks_exact_mut(PAGE_SIZE) {
+                superblock.encode(page);
+            }
+            let extent = Extent::new(Sector(0), LABEL_BYTES / 512).expect("a label is not empty");
+            let kind = OpKind::Write { from: Buffer::Owned(bytes), fua: true };
+            self.emit_commit(DeviceId::Spare(spare), extent, kind, CommitPart::Label);
+        }
+        if self.commit.out == 0 {
+            self.checkpoint_advance();
+        }
+    }
+
+    /// Both superblock pages of a copy, saying that it is not to be believed.
+    pub(super) fn fence_bytes(&self, copy: u8) -> Vec<u8> {
+        let mut superblock = self.superblock(CopyRole::Copy(copy), self.commit.place(copy).spare);
+        superblock.flags = SuperblockFlags(superblock.flags.0 | SuperblockFlags::FENCED.0);
+        let mut bytes = alloc::vec![0; 2 * PAGE_SIZE];
+        for page in bytes.chunks_exact_mut(PAGE_SIZE) {
+            superblock.encode(page);
+        }
+        bytes
+    }
+}

@@ -1,0 +1,243 @@
+//! Commands: what people and policy ask of the engine.
+//!
+//! Invariant: a command works through its extent block by block with the same jobs as everything else, and ends exactly
+//! once with what it did.
+
+use alloc::vec::Vec;
+
+use remap_format::{Cause, EntryState, SuperblockFlags};
+
+use super::job::{Job, JobKind};
+use super::{Engine, Event, RequestError};
+use crate::op::{DeviceId, Fault};
+use crate::units::{Block, Extent, Now};
+
+/// Names a command between `command` and its completion event; the caller chooses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommandId(pub u64);
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Move the blocks of the extent to a spare, as far as they can be read (`cause`: manual or predicted).
+    Remap(Extent, Cause),
+    /// Move the blocks of the extent back to the main device and drop their entries.
+    Clear(Extent),
+    /// Read what the entries in the extent say is there, and keep them true: a pending sector that reads again is pending no
+    /// more, a slot that cannot be read is replaced. With `all`, blocks without entries are read too.
+    Verify {
+        /// Where.
+        extent: Extent,
+        /// Blocks without an entry as well.
+        all: bool,
+    },
+    /// Write all metadata copies anew.
+    Save,
+    /// Write all metadata copies anew, marked as released.
+    Release,
+    /// Suspend remapping until [`Command::Resume`].
+    Suspend,
+    /// Close the breaker.
+    Resume,
+}
+
+/// What a command did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommandOutcome {
+    /// Blocks looked at.
+    pub blocks: u64,
+    /// Blocks for which the job did what was asked (or found it so).
+    pub done: u64,
+    /// Blocks that were as asked already.
+    pub already: u64,
+    /// Blocks for which it could not be done.
+    pub failed: u64,
+    /// The first failure.
+    pub error: Option<RequestError>,
+    /// Sectors of the extent that are lost, at the end.
+    pub lost_sectors: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Running {
+    index: usize,
+    id: CommandId,
+    command: Command,
+    next: Block,
+    end: Block,
+    jobs: u32,
+    outcome: CommandOutcome,
+    /// For save and release: checkpoints done when it was asked.
+    checkpoints: u64,
+    begun: bool,
+}
+
+impl Engine {
+    /// Takes a command. It ends with [`Event::CommandDone`], exactly once.
+    pub fn command(&mut self, now: Now, id: CommandId, command: Command) {
+        self.now = now;
+        let (next, end) = match command {
+            Command::Remap(extent, _) | Command::Clear(extent) | Command::Verify { extent, .. } => {
+                let end = extent.end().0.min(self.main_sectors());
+                (self.block_of(extent.start()), Block(end.div_ceil(self.block_sectors())))
+            }
+            _ => (Block(0), Block(0)),
+        };
+        match command {
+            Command::Suspend => self.trip(DeviceId::Main, Fault::Unknown, true),
+            Command::Resume => self.reset_breaker(),
+            _ => {}
+        }
+        let index = (0..).find(|i| self.commands.iter().all(|c| c.index != *i)).unwrap_or(0);
+        self.commands.push(Running {
+            index,
+            id,
+            command,
+            next,
+            end,
+            jobs: 0,
+            outcome: CommandOutcome::default(),
+            checkpoints: self.counters.checkpoints,
+            begun: false,
+        });
+        self.advance();
+    }
+
+    pub(super) fn commands_advance(&mut self) {
+        for at in (0..self.commands.len()).rev() {
+            self.command_step(at);
+            if self.command_ended(at) {
+                let running = self.commands.remove(at);
+                let mut outcome = running.outcome;
+                if let Command::Remap(extent, _) | Command::Clear(extent) | Command::Verify { extent, .. } =
+                    running.command
+                {
+                    outcome.lost_sectors = self.lost_sectors_in(&extent);
+                }
+                self.events.push_back(Event::CommandDone { id: running.id, outcome });
+                self.wake = true;
+            }
+        }
+    }
+
+    fn command_ended(&self, at: usize) -> bool {
+        self.commands.get(at).is_some_and(|c| match c.command {
+            Command::Save | Command::Release => {
+                c.begun && self.counters.checkpoints > c.checkpoints || c.outcome.error.is_some()
+            }
+            _ => c.next >= c.end && c.jobs == 0,
+        })
+    }
+
+    fn command_step(&mut self, at: usize) {
+        let Some(running) = self.commands.get_mut(at) else { return };
+        match running.command {
+            Command::Save | Command::Release if !running.begun && self.commit.is_idle() => {
+                running.begun = true;
+                running.checkpoints = self.counters.checkpoints;
+                if running.command == Command::Release {
+                    self.commit.set_flags |= SuperblockFlags::RELEASED.0;
+                }
+                self.commit.checkpoint_wanted = true;
+                self.wake = true;
+            }
+            Command::Save | Command::Release => {
+                if self.commit.is_frozen() {
+                    running.outcome.error = Some(RequestError::Io(Fault::Unknown));
+                    running.outcome.failed = 1;
+                }
+            }
+            _ => self.command_blocks(at),
+        }
+    }
+
+    /// Starts jobs for the next blocks, as far as jobs are free.
+    fn command_blocks(&mut self, at: usize) {
+        while self.may_start_background_job() || self.commit.is_frozen() {
+            let Some(running) = self.commands.get(at).filter(|c| c.next < c.end) else { return };
+            let (index, command, block, end) = (running.index, running.command, running.next, running.end);
+            let entry = self.table.next_from(block).copied();
+            let here = entry.filter(|e| e.block <= block.0);
+            let all = matches!(command, Command::Remap(..) | Command::Verify { all: true, .. });
+            if here.is_none() && !all {
+                // Nothing is asked of blocks without an entry: on to the next one.
+                let next = entry.map_or(end, |e| Block(e.block)).min(end);
+                if let Some(running) = self.commands.get_mut(at) {
+                    running.next = next;
+                }
+                continue;
+            }
+            if self.is_locked(block) && !self.commit.is_frozen() {
+                return;
+            }
+            let settled = here.is_some_and(|e| e.state == EntryState::Remapped);
+            let (kind, cause) = match command {
+                Command::Remap(_, cause) => (JobKind::Move { command: index }, cause),
+                Command::Clear(_) => (JobKind::Clear { command: index }, Cause::Manual),
+                _ => (JobKind::Check { command: index }, Cause::ReadError),
+            };
+            let already = matches!(kind, JobKind::Move { .. }) && settled;
+            let Some(running) = self.commands.get_mut(at) else { return };
+            running.next = Block(block.0 + 1);
+            running.outcome.blocks += 1;
+            if already {
+                running.outcome.already += 1;
+                continue;
+            }
+            if self.commit.is_frozen() {
+                running.outcome.failed += 1;
+                running.outcome.error.get_or_insert(RequestError::Io(Fault::Unknown));
+                continue;
+            }
+            running.jobs += 1;
+            self.start_job(kind, block, cause);
+        }
+    }
+
+    pub(super) fn command_job_done(&mut self, job: &Job, result: Result<(), RequestError>) {
+        let left = self.table.get(job.block);
+        let Some(index) = job.kind.command() else { return };
+        let Some(running) = self.commands.iter_mut().find(|c| c.index == index) else { return };
+        running.jobs -= 1;
+        // A block that stays pending was not cleared, and was not moved either.
+        let pending = left.is_some_and(|e| e.state == EntryState::Pending);
+        let missed = pending && matches!(job.kind, JobKind::Clear { .. } | JobKind::Move { .. });
+        match result {
+            Ok(()) if !missed => running.outcome.done += 1,
+            Ok(()) => {
+                running.outcome.failed += 1;
+                running.outcome.error.get_or_insert(RequestError::Io(Fault::Medium));
+            }
+            Err(error) => {
+                running.outcome.failed += 1;
+                running.outcome.error.get_or_insert(error);
+            }
+        }
+    }
+
+    fn lost_sectors_in(&self, extent: &Extent) -> u64 {
+        let mut lost = 0;
+        let mut block = self.block_of(extent.start());
+        while let Some(entry) = self.table.next_from(block) {
+            let first = self.block_extent(Block(entry.block));
+            if first.start() >= extent.end() {
+                break;
+            }
+            if entry.count == 1 {
+                lost += u64::from((entry.lost & self.mask_in(Block(entry.block), extent)).count_ones());
+            } else if entry.lost != 0 {
+                let last = self.block_extent(Block(entry.end() - 1));
+                let run = Extent::between(first.start(), last.end()).and_then(|run| run.intersect(extent));
+                lost += run.map_or(0, |run| run.sectors());
+            }
+            block = Block(entry.end());
+        }
+        lost
+    }
+
+    /// Is a command under way?
+    #[must_use]
+    pub fn commands_running(&self) -> Vec<CommandId> {
+        self.commands.iter().map(|c| c.id).collect()
+    }
+}

@@ -1,0 +1,463 @@
+//! Group commit: staged edits become durable, then true.
+//!
+//! Invariant: bytes on slots are durable before a record names them (C2); a record is durable on at least [`MIN_COPIES`]
+//! copies, and no other copy that lacks it can be believed, before its edits are applied and anybody is told (C1); a
+//! generation never stands for two different tables: a record whose fate is unknown is written again, byte for byte, and
+//! nothing else is.
+
+use alloc::vec::Vec;
+
+use remap_format::layout::{self, CopyPlace, CopyShape};
+use remap_format::{COPIES, Entry, EntryState, MAX_RECORD_EDITS, PAGE_SIZE, Record, RecordHeader};
+
+use super::checkpoint::{Checkpoint, Phase as CheckpointPhase};
+use super::ops::{CommitPart, Purpose};
+use super::{COMMIT_RETRY_NS, Engine, MIN_COPIES, Notice, RequestError};
+use crate::op::{Buffer, DeviceId, Fault, OpKind};
+use crate::recovery::{Recovered, shape_of};
+use crate::units::{Extent, Sector};
+
+/// Set of devices: bit 0 the main device, bit n+1 spare n.
+pub(super) type DeviceSet = u32;
+/// Set of copies: bit n is copy n.
+pub(super) type CopySet = u8;
+pub(super) const ALL_COPIES: CopySet = (1 << COPIES) - 1;
+
+/// Edits that become durable together, and the jobs that wait for them.
+#[derive(Debug, Default)]
+struct Batch {
+    jobs: Vec<usize>,
+    edits: Vec<Entry>,
+    flush: DeviceSet,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Idle,
+    /// Slot contents are being flushed.
+    DataFlush,
+    /// The record is being written to every copy.
+    Record,
+    /// And flushed.
+    RecordFlush,
+    /// The table is being written anew.
+    Checkpoint(Checkpoint),
+    /// A durable edit found no memory: only a restart can make the table true again.
+    Broken,
+}
+
+/// The committer.
+#[derive(Debug)]
+pub(super) struct Commit {
+    phase: Phase,
+    staged: Batch,
+    batch: Batch,
+    pub(super) shape: CopyShape,
+    pub(super) places: Vec<CopyPlace>,
+    /// Copies that hold all that is durable.
+    pub(super) in_step: CopySet,
+    /// Copies the current phase has to write, those that failed in it, and those whose fence is owed.
+    pub(super) trying: CopySet,
+    pub(super) failed: CopySet,
+    pub(super) to_fence: CopySet,
+    pub(super) fault: Option<Fault>,
+    pub(super) out: u32,
+    /// Which superblock page of each copy is written next.
+    pub(super) next_superblock: [u8; COPIES as usize],
+    generation: u64,
+    checkpoint_generation: u64,
+    position: u32,
+    pub(super) area: u8,
+    pub(super) checkpoint_wanted: bool,
+    pub(super) set_flags: u32,
+    frozen_until: Option<u64>,
+}
+
+impl Commit {
+    pub(super) fn begin(recovered: &Recovered) -> Self {
+        let sizes: Vec<u64> = recovered.superblock.spares.iter().map(|s| s.size).collect();
+        let mut in_step = 0;
+        let mut next_superblock = [0; COPIES as usize];
+        for (report, next) in recovered.copies.iter().zip(&mut next_superblock) {
+            if report.flaw.is_none() {
+                in_step |= 1 << report.copy;
+            }
+            *next = report.superblock_page.map_or(0, |page| 1 - page);
+        }
+        Self {
+            phase: Phase::Idle,
+            staged: Batch::default(),
+            batch: Batch::default(),
+            shape: shape_of(&recovered.superblock),
+            places: layout::copy_places(&sizes),
+            in_step,
+            trying: 0,
+            failed: 0,
+            to_fence: 0,
+            fault: None,
+            out: 0,
+            next_superblock,
+            generation: recovered.generation,
+            checkpoint_generation: recovered.superblock.generation,
+            position: recovered.journal_position,
+            area: recovered.superblock.area,
+            checkpoint_wanted: recovered.needs_repair,
+            set_flags: 0,
+            frozen_until: None,
+        }
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(super) fn in_step(&self) -> [bool; COPIES as usize] {
+        core::array::from_fn(|copy| self.in_step & (1 << copy) != 0)
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        self.frozen_until.is_some()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Idle) && self.staged.edits.is_empty() && !self.checkpoint_wanted
+    }
+
+    pub(super) fn retry_at(&self) -> Option<u64> {
+        self.frozen_until
+    }
+
+    /// Does a checkpoint have room for a few more entries than `entries`, all that is staged included?
+    pub(super) fn has_room(&self, entries: u64) -> bool {
+        // An edit inside a run splits it: two entries more, at the most.
+        let coming = 2 * (self.staged.edits.len() + self.batch.edits.len()) as u64;
+        entries + coming + 2 * super::MAX_JOBS as u64 + 2
+            < self.shape.capacity().max(2 * super::MAX_JOBS as u64 + 4)
+            && entries + coming + 3 <= self.shape.capacity()
+    }
+
+    pub(super) fn checkpoint(&mut self) -> Option<&mut Checkpoint> {
+        match &mut self.phase {
+            Phase::Checkpoint(checkpoint) => Some(checkpoint),
+            _ => None,
+        }
+    }
+
+    /// Copies that have not failed in this phase.
+    pub(super) fn good(&self) -> CopySet {
+        self.trying & !self.failed
+    }
+
+    pub(super) fn place(&self, copy: u8) -> CopyPlace {
+        self.places.get(usize::from(copy)).copied().unwrap_or(CopyPlace { copy, spare: 0, start: 0 })
+    }
+
+    /// Notes that a copy could not be written. A medium error can be fenced; a device that is gone cannot.
+    pub(super) fn copy_failed(&mut self, copy: u8, fault: Fault) {
+        self.failed |= 1 << copy;
+        self.fault.get_or_insert(fault);
+        if fault.blames_medium() {
+            self.to_fence |= 1 << copy;
+        }
+    }
+}
+
+pub(super) fn copies_of(set: CopySet) -> impl Iterator<Item = u8> {
+    (0..COPIES).filter(move |copy| set & (1 << copy) != 0)
+}
+
+impl Engine {
+    /// Takes a job's edits into the next commit.
+    pub(super) fn stage_edits(
+        &mut self,
+        job: usize,
+        edits: Vec<Entry>,
+        flush: Option<DeviceId>,
+        request: Option<usize>,
+    ) {
+        if self.commit.is_frozen() && request.is_some() {
+            self.orphan_job(job);
+        }
+        let staged = &mut self.commit.staged;
+        staged.jobs.push(job);
+        staged.edits.extend(edits);
+        staged.flush |= match flush {
+            None => 0,
+            Some(DeviceId::Main) => 1,
+            Some(DeviceId::Spare(n)) => 2 << n,
+        };
+        self.wake = true;
+    }
+
+    pub(super) fn commit_advance(&mut self) {
+        if let Some(at) = self.commit.frozen_until {
+            if self.now.mono_ns < at || self.commit.out > 0 {
+                return;
+            }
+            self.commit.frozen_until = Some(u64::MAX);
+            self.retry_frozen();
+            return;
+        }
+        if !matches!(self.commit.phase, Phase::Idle) {
+            return;
+        }
+        let staged = self.commit.staged.edits.len();
+        let pages = Record::pages_for(staged) as u32;
+        let full = staged > 0 && self.commit.position + pages > self.commit.shape.journal_pages;
+        if self.commit.checkpoint_wanted || full {
+            self.begin_checkpoint();
+        } else if staged > 0 {
+            self.take_batch();
+            self.begin_data_flush();
+        }
+    }
+
+    /// All that is staged goes into one record: the edits of all jobs there can be fit.
+    fn take_batch(&mut self) {
+        self.commit.batch = core::mem::take(&mut self.commit.staged);
+        assert!(
+            self.commit.batch.edits.len() <= MAX_RECORD_EDITS,
+            "64 jobs stage fewer edits than a record holds"
+        );
+    }
+
+    fn begin_data_flush(&mut self) {
+        self.commit.phase = Phase::DataFlush;
+        self.commit.fault = None;
+        let set = self.commit.batch.flush;
+        let nowhere = Extent::new(Sector(0), 1).expect("one sector");
+        for bit in 0..u32::BITS {
+            if set & (1 << bit) != 0 {
+                let device = bit.checked_sub(1).map_or(DeviceId::Main, |n| DeviceId::Spare(n as u8));
+                self.emit_commit(device, nowhere, OpKind::Flush, CommitPart::DataFlush);
+                self.counters.commit_flushes += 1;
+            }
+        }
+        if self.commit.out == 0 {
+            self.begin_record();
+        }
+    }
+
+    fn begin_record(&mut self) {
+        self.commit.phase = Phase::Record;
+        self.commit.trying = self.commit.in_step;
+        self.commit.failed = 0;
+        self.commit.fault = None;
+        let pages = Record::pages_for(self.commit.batch.edits.len());
+        let header = |copy| RecordHeader {
+            volume: self.volume.volume_tag(),
+            copy,
+            position: self.commit.position,
+            checkpoint: self.commit.checkpoint_generation,
+            generation: self.commit.generation.wrapping_add(1),
+        };
+        let mut writes = Vec::new();
+        for copy in copies_of(self.commit.trying) {
+            let mut bytes = alloc::vec![0; pages * PAGE_SIZE];
+            Record::encode(&header(copy), &self.commit.batch.edits, &mut bytes);
+            writes.push((copy, bytes));
+        }
+        let offset = self.commit.shape.journal_at(self.commit.position);
+        for (copy, bytes) in writes {
+            self.write_copy(copy, offset, bytes, CommitPart::Copy(copy));
+        }
+        if self.commit.out == 0 {
+            self.record_written();
+        }
+    }
+
+    /// Writes bytes into a copy.
+    pub(super) fn write_copy(&mut self, copy: u8, offset: u64, bytes: Vec<u8>, part: CommitPart) {
+        let place = self.commit.place(copy);
+        let start = Sector((place.start + offset) / 512);
+        let extent = Extent::new(start, (bytes.len() / 512) as u64).expect("metadata writes are not empty");
+        let kind = OpKind::Write { from: Buffer::Owned(bytes), fua: false };
+        self.emit_commit(DeviceId::Spare(place.spare), extent, kind, part);
+    }
+
+    pub(super) fn emit_commit(&mut self, device: DeviceId, extent: Extent, kind: OpKind, part: CommitPart) {
+        self.commit.out += 1;
+        self.emit(device, extent, kind, Purpose::Commit(part));
+    }
+
+    /// Flushes every spare that holds copies that were written.
+    pub(super) fn flush_copies(&mut self) {
+        let mut spares: DeviceSet = 0;
+        for copy in copies_of(self.commit.trying) {
+            spares |= 1 << self.commit.place(copy).spare;
+        }
+        let nowhere = Extent::new(Sector(0), 1).expect("one sector");
+        for spare in (0..16u8).filter(|s| spares & (1 << s) != 0) {
+            self.emit_commit(DeviceId::Spare(spare), nowhere, OpKind::Flush, CommitPart::Flush(spare));
+            self.counters.commit_flushes += 1;
+        }
+    }
+
+    pub(super) fn commit_op_done(&mut self, part: CommitPart, outcome: Result<(), Fault>) {
+        self.commit.out -= 1;
+        if let Err(fault) = outcome {
+            match part {
+                CommitPart::DataFlush => {
+                    self.commit.fault.get_or_insert(fault);
+                }
+                CommitPart::Copy(copy) => self.commit.copy_failed(copy, fault),
+                CommitPart::Fence(copy) => {
+                    self.notice(Notice::CopyFailed { copy, fault, fenced: false });
+                }
+                CommitPart::Label => {}
+                CommitPart::Flush(spare) => {
+                    for copy in copies_of(self.commit.trying) {
+                        if self.commit.place(copy).spare == spare {
+                            // What a failed flush left behind is unknown: such a copy is not fenced but not counted.
+                            self.commit.failed |= 1 << copy;
+                        }
+                    }
+                    self.commit.fault.get_or_insert(fault);
+                }
+            }
+        } else if let CommitPart::Fence(copy) = part {
+            let fault = self.commit.fault.unwrap_or(Fault::Medium);
+            self.notice(Notice::CopyFailed { copy, fault, fenced: true });
+        }
+        if matches!(self.commit.phase, Phase::Checkpoint(_)) {
+            self.checkpoint_advance();
+        } else if self.commit.out == 0 {
+            match self.commit.phase {
+                Phase::DataFlush => self.data_flushed(),
+                Phase::Record => self.record_written(),
+                Phase::RecordFlush => self.record_flushed(),
+                Phase::Idle | Phase::Checkpoint(_) | Phase::Broken => {}
+            }
+        }
+    }
+
+    /// A flush that failed leaves the contents of the batch's slots in doubt; no record was written: nothing happened.
+    fn data_flushed(&mut self) {
+        let Some(fault) = self.commit.fault else { return self.begin_record() };
+        let batch = core::mem::take(&mut self.commit.batch);
+        self.commit.phase = Phase::Idle;
+        let device = if batch.flush & !1 == 0 { DeviceId::Main } else { DeviceId::Spare(0) };
+        self.trip(device, fault, false);
+        for job in batch.jobs {
+            self.abort_job(job, RequestError::Io(fault));
+        }
+        self.wake = true;
+    }
+
+    fn record_written(&mut self) {
+        if self.owe_fences() {
+            return;
+        }
+        if self.commit.good().count_ones() < MIN_COPIES {
+            return self.freeze();
+        }
+        self.commit.phase = Phase::RecordFlush;
+        self.flush_copies();
+    }
+
+    /// Writes the fences that are owed; `true` if some are on their way.
+    pub(super) fn owe_fences(&mut self) -> bool {
+        let owed = core::mem::take(&mut self.commit.to_fence);
+        if self.commit.good().count_ones() < MIN_COPIES {
+            // Never make unbelievable what may be all there is.
+            return false;
+        }
+        for copy in copies_of(owed) {
+            let bytes = self.fence_bytes(copy);
+            self.write_copy(copy, 0, bytes, CommitPart::Fence(copy));
+        }
+        owed != 0
+    }
+
+    fn record_flushed(&mut self) {
+        let good = self.commit.good();
+        if good.count_ones() < MIN_COPIES {
+            return self.freeze();
+        }
+        for copy in copies_of(self.commit.failed & self.commit.in_step) {
+            // Those that were fenced were reported; the others are behind on a device that did not answer.
+            if let Some(fault) = self.commit.fault.filter(|f| !f.blames_medium()) {
+                self.notice(Notice::CopyFailed { copy, fault, fenced: false });
+            }
+        }
+        self.commit.in_step = good;
+        self.commit.generation = self.commit.generation.wrapping_add(1);
+        self.commit.position += Record::pages_for(self.commit.batch.edits.len()) as u32;
+        self.commit.phase = Phase::Idle;
+        self.counters.commits += 1;
+        self.thaw();
+        let batch = core::mem::take(&mut self.commit.batch);
+        for edit in &batch.edits {
+            if edit.state == EntryState::Retired {
+                self.pool.retire(edit);
+            } else if self.table.apply(edit).is_err() {
+                self.commit.phase = Phase::Broken;
+                return self.freeze();
+            }
+        }
+        for job in batch.jobs {
+            self.job_committed(job);
+        }
+        self.wake = true;
+    }
+
+    /// Metadata cannot be written now. What is staged keeps its blocks; clients are told at once (C6).
+    pub(super) fn freeze(&mut self) {
+        let fault = self.commit.fault.unwrap_or(Fault::Unknown);
+        let retry_at = self.now.mono_ns.saturating_add(COMMIT_RETRY_NS);
+        if self.commit.frozen_until.replace(retry_at).is_none() {
+            self.notice(Notice::Frozen { fault });
+        }
+        let waiting: Vec<usize> =
+            self.commit.batch.jobs.iter().chain(&self.commit.staged.jobs).copied().collect();
+        for job in waiting {
+            if self.job_block(job).is_some() {
+                self.orphan_job(job);
+            }
+        }
+        self.wake = true;
+    }
+
+    pub(super) fn thaw(&mut self) {
+        if self.commit.frozen_until.take().is_some() {
+            self.notice(Notice::Thawed);
+            self.wake = true;
+        }
+    }
+
+    /// Tries the same thing again, byte for byte.
+    fn retry_frozen(&mut self) {
+        match self.commit.phase {
+            Phase::Checkpoint(_) => self.restart_checkpoint(),
+            Phase::Broken => {}
+            _ => self.begin_record(),
+        }
+    }
+
+    pub(super) fn enter_checkpoint(&mut self, checkpoint: Checkpoint) {
+        self.commit.phase = Phase::Checkpoint(checkpoint);
+    }
+
+    pub(super) fn checkpoint_phase(&mut self) -> Option<CheckpointPhase> {
+        self.commit.checkpoint().map(|c| c.phase)
+    }
+
+    /// The checkpoint is durable: the journal starts over.
+    pub(super) fn checkpoint_done(&mut self, generation: u64, area: u8) {
+        self.commit.in_step = self.commit.good();
+        self.commit.generation = generation;
+        self.commit.checkpoint_generation = generation;
+        self.commit.area = area;
+        self.commit.position = 0;
+        self.commit.phase = Phase::Idle;
+        self.counters.checkpoints += 1;
+        self.thaw();
+        let copies = self.commit.in_step.count_ones() as u8;
+        self.notice(Notice::Checkpointed { generation, copies });
+        if !self.live {
+            self.live = true;
+            self.notice(Notice::Live);
+        }
+        self.wake = true;
+    }
+}

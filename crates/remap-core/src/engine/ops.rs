@@ -1,0 +1,77 @@
+//! Which operation is out for what.
+//!
+//! Invariant: an [`OpId`] is given once; its low 16 bits are its place here, the rest a sequence number.
+
+use alloc::vec::Vec;
+
+use crate::op::OpId;
+
+/// Why an operation is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The current piece of a request.
+    Piece { request: usize },
+    /// One device's part of a flush request.
+    RequestFlush { request: usize },
+    /// Part of a job's step; `sectors` of its block are meant.
+    Job { job: usize, sectors: u128 },
+    /// Part of a commit or checkpoint.
+    Commit(CommitPart),
+    /// Is the device back?
+    CoolDownProbe,
+}
+
+/// What a commit operation is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CommitPart {
+    /// Makes slot or main contents durable before the record is written.
+    DataFlush,
+    /// A copy's record, page or superblock.
+    Copy(u8),
+    /// A copy's fence.
+    Fence(u8),
+    /// A label.
+    Label,
+    /// Makes a spare's copies durable.
+    Flush(u8),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct OpTable {
+    places: Vec<Option<(OpId, Purpose)>>,
+    sequence: u64,
+    out: usize,
+}
+
+impl OpTable {
+    const INDEX_BITS: u32 = 16;
+
+    pub(super) fn add(&mut self, purpose: Purpose) -> OpId {
+        let free = self.places.iter().position(Option::is_none);
+        let index = free.unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() - 1
+        });
+        assert!(index < 1 << Self::INDEX_BITS, "requests, jobs and copies bound the operations that are out");
+        self.sequence += 1;
+        let id = OpId((self.sequence << Self::INDEX_BITS) | index as u64);
+        if let Some(place) = self.places.get_mut(index) {
+            *place = Some((id, purpose));
+        }
+        self.out += 1;
+        id
+    }
+
+    pub(super) fn take(&mut self, id: OpId) -> Option<Purpose> {
+        let index = (id.0 & ((1 << Self::INDEX_BITS) - 1)) as usize;
+        let place = self.places.get_mut(index)?;
+        let purpose = place.filter(|(known, _)| *known == id).map(|(_, purpose)| purpose)?;
+        *place = None;
+        self.out -= 1;
+        Some(purpose)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.out == 0
+    }
+}

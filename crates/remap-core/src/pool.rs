@@ -1,0 +1,226 @@
+//! The spare pool: which slots are free.
+//!
+//! Invariant: a slot is handed out at most once until it is given back, never if metadata lies on it, never again once
+//! retired. A slot is given back only when the generation that stopped naming it is durable (C5): the engine calls
+//! [`SparePool::free`] after the commit, never before.
+//!
+//! Allocation goes round (next fit), so that the writes of new remaps spread evenly over the spare.
+
+use alloc::vec::Vec;
+
+use remap_format::{Cause, Entry, EntryFlags, EntryState, NO_BLOCK};
+
+use crate::table::NoMemory;
+use crate::units::Slot;
+
+/// Slots per chunk of the bitmap; a chunk is allocated when it is first touched.
+const CHUNK_SLOTS: u64 = 1 << 15;
+const CHUNK_WORDS: usize = (CHUNK_SLOTS / 64) as usize;
+
+/// How the slots of a spare are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotCounts {
+    /// Slots that can hold blocks (metadata and retired ones not counted).
+    pub total: u64,
+    /// Free slots.
+    pub free: u64,
+    /// Slots that went bad.
+    pub retired: u64,
+}
+
+#[derive(Debug)]
+struct Spare {
+    slots: u64,
+    /// One bit per slot, set when taken. An empty chunk is all free.
+    taken: Vec<Vec<u64>>,
+    cursor: u64,
+    counts: SlotCounts,
+}
+
+/// All slots of all spares.
+#[derive(Debug, Default)]
+pub struct SparePool {
+    spares: Vec<Spare>,
+    last: usize,
+    retired: Vec<Entry>,
+}
+
+/// Why a slot could not be marked: the metadata contradict themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// Not a slot of this volume.
+    #[error("slot {0} does not exist")]
+    NoSuchSlot(Slot),
+    /// Named twice, or under metadata.
+    #[error("slot {0} is claimed twice or lies under metadata")]
+    Taken(Slot),
+    /// Out of memory.
+    #[error(transparent)]
+    Memory(#[from] NoMemory),
+}
+
+impl Spare {
+    fn word(&mut self, slot: u64) -> Result<&mut u64, NoMemory> {
+        let chunk = usize::try_from(slot / CHUNK_SLOTS).map_err(|_| NoMemory)?;
+        let chunk = self.taken.get_mut(chunk).ok_or(NoMemory)?;
+        if chunk.is_empty() {
+            chunk.try_reserve_exact(CHUNK_WORDS).map_err(|_| NoMemory)?;
+            chunk.resize(CHUNK_WORDS, 0);
+        }
+        chunk.get_mut((slot % CHUNK_SLOTS / 64) as usize).ok_or(NoMemory)
+    }
+
+    /// Marks a slot taken; `false` if it was.
+    fn take(&mut self, slot: u64) -> Result<bool, NoMemory> {
+        let word = self.word(slot)?;
+        let bit = 1 << (slot % 64);
+        let was_free = *word & bit == 0;
+        *word |= bit;
+        Ok(was_free)
+    }
+
+    fn give_back(&mut self, slot: u64) {
+        if let Ok(word) = self.word(slot) {
+            *word &= !(1 << (slot % 64));
+        }
+    }
+
+    /// The first free slot at or behind `from`, below `end`.
+    fn find_free(&self, from: u64, end: u64) -> Option<u64> {
+        let mut slot = from;
+        while slot < end {
+            let chunk = self.taken.get(usize::try_from(slot / CHUNK_SLOTS).ok()?)?;
+            let word = chunk.get((slot % CHUNK_SLOTS / 64) as usize).copied().unwrap_or(0);
+            let free = !word >> (slot % 64);
+            if free != 0 {
+                let found = slot + u64::from(free.trailing_zeros());
+                return (found < end).then_some(found);
+            }
+            slot = (slot / 64 + 1) * 64;
+        }
+        None
+    }
+}
+
+impl SparePool {
+    /// Adds the next spare: `slots` slots, of which those in `metadata` (slot ranges) are never handed out.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub fn add_spare(&mut self, slots: u64, metadata: &[(u64, u64)]) -> Result<(), NoMemory> {
+        let chunks = usize::try_from(slots.div_ceil(CHUNK_SLOTS)).map_err(|_| NoMemory)?;
+        let mut taken = Vec::new();
+        taken.try_reserve_exact(chunks).map_err(|_| NoMemory)?;
+        taken.resize_with(chunks, Vec::new);
+        let mut spare = Spare { slots, taken, cursor: 0, counts: SlotCounts::default() };
+        let mut usable = slots;
+        for &(start, end) in metadata {
+            for slot in start..end.min(slots) {
+                if spare.take(slot)? {
+                    usable -= 1;
+                }
+            }
+        }
+        spare.counts = SlotCounts { total: usable, free: usable, retired: 0 };
+        self.spares.try_reserve(1).map_err(|_| NoMemory)?;
+        self.spares.push(spare);
+        Ok(())
+    }
+
+    /// Totals of one spare, or of all.
+    #[must_use]
+    pub fn counts(&self, spare: Option<u8>) -> SlotCounts {
+        let chosen =
+            self.spares.iter().enumerate().filter(|(i, _)| spare.is_none_or(|s| usize::from(s) == *i));
+        chosen.fold(SlotCounts::default(), |sum, (_, s)| SlotCounts {
+            total: sum.total + s.counts.total,
+            free: sum.free + s.counts.free,
+            retired: sum.retired + s.counts.retired,
+        })
+    }
+
+    /// Marks the slots of an entry found on disk.
+    ///
+    /// # Errors
+    /// [`ClaimError`]: the metadata are not consistent.
+    pub fn claim(&mut self, entry: &Entry) -> Result<(), ClaimError> {
+        let first = Slot(entry.slot);
+        let index = usize::from(first.spare());
+        let end = first.index().saturating_add(u64::from(entry.count));
+        let Some(spare) = self.spares.get_mut(index).filter(|s| end <= s.slots) else {
+            return Err(ClaimError::NoSuchSlot(first));
+        };
+        for slot in first.index()..end {
+            if !spare.take(slot)? {
+                return Err(ClaimError::Taken(Slot::new(first.spare(), slot)));
+            }
+        }
+        spare.counts.free -= u64::from(entry.count);
+        if entry.state == EntryState::Retired {
+            spare.counts.retired += u64::from(entry.count);
+            spare.counts.total -= u64::from(entry.count);
+            self.retired.try_reserve(1).map_err(|_| NoMemory)?;
+            self.retired.push(*entry);
+        }
+        Ok(())
+    }
+
+    /// Takes a free slot; `None` when there is none (or no memory to note it).
+    pub fn acquire(&mut self) -> Option<Slot> {
+        // Stay on one spare, so that neighbours land side by side, until another has clearly more room.
+        let most = self.spares.iter().enumerate().max_by_key(|(_, s)| s.counts.free).map(|(i, _)| i)?;
+        let free = |i: usize| self.spares.get(i).map_or(0, |s| s.counts.free);
+        if free(self.last) == 0 || free(most) > free(self.last) + free(self.last) / 16 + 64 {
+            self.last = most;
+        }
+        let index = self.last;
+        let spare = self.spares.get_mut(index).filter(|s| s.counts.free > 0)?;
+        let slot = spare.find_free(spare.cursor, spare.slots).or_else(|| spare.find_free(0, spare.cursor))?;
+        spare.take(slot).ok().filter(|&was_free| was_free)?;
+        spare.cursor = slot + 1;
+        spare.counts.free -= 1;
+        Some(Slot::new(u8::try_from(index).ok()?, slot))
+    }
+
+    /// Gives a slot back: forfeited before any commit named it, or freed after the commit that stopped naming it.
+    pub fn free(&mut self, slot: Slot) {
+        if let Some(spare) = self.spares.get_mut(usize::from(slot.spare())) {
+            spare.give_back(slot.index());
+            spare.counts.free += 1;
+        }
+    }
+
+    /// Taken slots went bad: they are never handed out again. Call it once the commit that says so is durable.
+    pub fn retire(&mut self, edit: &Entry) {
+        if let Some(spare) = self.spares.get_mut(usize::from(Slot(edit.slot).spare())) {
+            let count = u64::from(edit.count).min(spare.counts.total);
+            spare.counts.retired += count;
+            spare.counts.total -= count;
+        }
+        if self.retired.try_reserve(1).is_ok() {
+            self.retired.push(*edit);
+        }
+    }
+
+    /// The edit that retires a slot.
+    #[must_use]
+    pub fn retired_entry(slot: Slot, time: u64) -> Entry {
+        Entry {
+            block: NO_BLOCK,
+            count: 1,
+            slot: slot.0,
+            lost: 0,
+            state: EntryState::Retired,
+            cause: Cause::SlotError,
+            flags: EntryFlags::default(),
+            errors: 1,
+            time,
+        }
+    }
+
+    /// All retired slots, as entries.
+    #[must_use]
+    pub fn retired(&self) -> &[Entry] {
+        &self.retired
+    }
+}
