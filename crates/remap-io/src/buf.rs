@@ -166,6 +166,16 @@ impl BufSlice {
         self.len == 0
     }
 
+    /// A part of the part, for an operation of its own.
+    ///
+    /// # Panics
+    /// When the range is not within the length (a bug of the caller).
+    #[must_use]
+    pub fn part(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len, "part {range:?} of a slice of {} bytes", self.len);
+        Self { memory: Arc::clone(&self.memory), start: self.start + range.start, len: range.len() }
+    }
+
     /// Another handle on the same bytes, for a worker that may outlive the queue.
     pub(crate) fn share(&self) -> Self {
         Self { memory: Arc::clone(&self.memory), start: self.start, len: self.len }

@@ -55,6 +55,15 @@ impl Engine {
         self.breaker.open = Some(Open { device, fault, probe_at_ns, probing: false, held });
     }
 
+    /// A fast-lane operation failed with a fault that does not blame the medium.
+    pub fn report(&mut self, now: crate::units::Now, device: DeviceId, fault: Fault) {
+        self.now = now;
+        if !fault.blames_medium() && !matches!(fault, Fault::NoSpace | Fault::Unsupported) {
+            self.trip(device, fault, false);
+        }
+        self.advance();
+    }
+
     /// May an error of this kind change the table now? Counts it against the budget; opens the breaker if that is used up.
     pub(super) fn may_blame(&mut self, device: DeviceId, unknown: bool) -> bool {
         if self.breaker.open.is_some() {
