@@ -1,3 +1,20 @@
-//! Threads, buffers, clock and queues around the engine.
+//! Threads, buffers, clock and queues around the engine of `remap-core`.
+//!
+//! Invariant: one thread per volume (the owner) touches the engine; every other thread has a queue of its own, shares the
+//! lock-free view with the owner, and talks to it by messages. What a front end sees is in [`front`].
 
+mod clock;
 pub mod front;
+mod mail;
+mod owner;
+mod queue;
+mod spares;
+mod status;
+mod volume;
+
+pub use queue::VolumeQueue;
+pub use spares::{
+    AdoptError, AdoptOptions, AdoptReport, RewriteError, adopt, examine, lost_entries, main_identity, rewrite,
+};
+pub use status::{LaneCounters, SpareStatus, Status};
+pub use volume::{MAX_IO, OpenError, OpenOptions, OpenReport, Stopped, Volume, lost_extents};

@@ -1,0 +1,157 @@
+//! Messages between the owner of a volume and its queues.
+//!
+//! Invariant: a message that was posted is seen by a receiver that waits after it was posted: the wake is set after the
+//! message is in.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use remap_core::engine::{Command, CommandOutcome, Engine};
+use remap_core::op::{DeviceId, Fault, RequestKind};
+use remap_core::units::Extent;
+use remap_io::{BufSlice, Wake};
+
+use crate::front::FrontError;
+use crate::status::LaneCounters;
+
+/// A queue of messages whose receiver also waits for I/O.
+#[derive(Debug)]
+pub(crate) struct Mailbox<M> {
+    inbox: Mutex<Inbox<M>>,
+    /// Cheap test whether there is anything to take.
+    waiting: AtomicBool,
+    pub(crate) wake: Arc<Wake>,
+}
+
+#[derive(Debug)]
+struct Inbox<M> {
+    messages: VecDeque<M>,
+    closed: bool,
+}
+
+impl<M> Mailbox<M> {
+    pub(crate) fn open() -> std::io::Result<Self> {
+        let inbox = Mutex::new(Inbox { messages: VecDeque::new(), closed: false });
+        Ok(Self { inbox, waiting: AtomicBool::new(false), wake: Wake::create()? })
+    }
+
+    /// `false`: the receiver is gone and the message was dropped.
+    pub(crate) fn post(&self, message: M) -> bool {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        if inbox.closed {
+            return false;
+        }
+        inbox.messages.push_back(message);
+        drop(inbox);
+        self.waiting.store(true, Ordering::Release);
+        self.wake.wake();
+        true
+    }
+
+    /// Everything that was posted.
+    pub(crate) fn take(&self) -> VecDeque<M> {
+        if !self.waiting.swap(false, Ordering::Acquire) {
+            return VecDeque::new();
+        }
+        self.wake.clear();
+        std::mem::take(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner).messages)
+    }
+
+    /// No more messages: what was posted and not taken.
+    pub(crate) fn close(&self) -> VecDeque<M> {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        inbox.closed = true;
+        std::mem::take(&mut inbox.messages)
+    }
+
+    pub(crate) fn has_mail(&self) -> bool {
+        self.waiting.load(Ordering::Acquire)
+    }
+}
+
+/// To the owner.
+pub(crate) enum ToOwner {
+    /// Part of a client's request that needs the slow lane.
+    Submit { reply: Arc<QueueMail>, part: u64, kind: RequestKind, extent: Extent, buf: Option<BufSlice> },
+    /// All fast-lane operations of a queue that overlapped a moving extent have ended.
+    GraceDone { grace: u64 },
+    /// A fast-lane operation failed with a fault that does not blame the medium.
+    Report { device: DeviceId, fault: Fault },
+    /// A command, and where its outcome goes.
+    Command { command: Command, reply: Sender<CommandOutcome> },
+    /// Something to be asked of the engine.
+    Query(Box<dyn FnOnce(&Engine) + Send>),
+    /// Finish what is under way and end.
+    Stop,
+}
+
+/// To a queue.
+#[derive(Debug)]
+pub(crate) enum ToQueue {
+    /// A slow part ended.
+    Done { part: u64, result: Result<(), FrontError>, bad: Vec<Extent> },
+    /// Say so once no fast-lane operation on the extent that began before now is left.
+    Grace { grace: u64, extent: Extent },
+}
+
+/// A queue as the owner sees it.
+#[derive(Debug)]
+pub(crate) struct QueueMail {
+    pub(crate) mail: Mailbox<ToQueue>,
+    /// Fast-lane operations are out (see `owner::begin_grace`).
+    pub(crate) busy: AtomicBool,
+    pub(crate) counters: LaneAtomics,
+}
+
+/// One thread's counters: only its queue adds, anybody reads.
+#[derive(Debug, Default)]
+pub(crate) struct LaneAtomics {
+    values: [AtomicU64; Self::COUNT],
+}
+
+/// Names of the counters.
+#[derive(Clone, Copy)]
+pub(crate) enum Lane {
+    Reads,
+    Writes,
+    Flushes,
+    ReadBytes,
+    WrittenBytes,
+    Fast,
+    Slow,
+    Remapped,
+    FailedReads,
+    FailedWrites,
+    ReadErrors,
+    WriteErrors,
+}
+
+impl LaneAtomics {
+    const COUNT: usize = 12;
+
+    pub(crate) fn add(&self, lane: Lane, by: u64) {
+        if let Some(value) = self.values.get(lane as usize) {
+            // One writer: no read-modify-write cycle is needed.
+            value.store(value.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn add_to(&self, sum: &mut LaneCounters) {
+        let [reads, writes, flushes, read_bytes, written_bytes, fast, slow, remapped, fr, fw, re, we] =
+            std::array::from_fn(|i| self.values.get(i).map_or(0, |v| v.load(Ordering::Relaxed)));
+        sum.reads += reads;
+        sum.writes += writes;
+        sum.flushes += flushes;
+        sum.read_bytes += read_bytes;
+        sum.written_bytes += written_bytes;
+        sum.fast += fast;
+        sum.slow += slow;
+        sum.remapped += remapped;
+        sum.failed_reads += fr;
+        sum.failed_writes += fw;
+        sum.read_errors += re;
+        sum.write_errors += we;
+    }
+}

@@ -1,0 +1,364 @@
+//! The owner's thread: the engine and everything it needs to act.
+//!
+//! Invariant: only this thread touches the engine. Each turn takes what came in, hands the engine's operations to the
+//! devices and its events to whoever waits, and then waits for the next thing; it never waits for a client.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use remap_core::engine::{
+    Command, CommandId, CommandOutcome, Engine, EngineConfig, Event, MAX_BOUNCES, Notice, RequestError,
+};
+use remap_core::op::{Buffer, DeviceId, Fault, Op, OpId, OpKind, Request, RequestId, RequestKind};
+use remap_core::recovery::Recovered;
+use remap_core::units::{Extent, SECTOR_SIZE};
+use remap_io::{Buf, BufSlice, Device, DeviceOp, IoKind, IoQueue, Watch};
+
+use crate::clock::Clock;
+use crate::front::{ByteRange, FrontError};
+use crate::mail::{QueueMail, ToOwner, ToQueue};
+use crate::volume::Shared;
+
+/// Device operations of the owner that are out at a time; more wait in the queue.
+const DEPTH: u32 = 256;
+
+/// Why the owner could not begin.
+#[derive(Debug)]
+pub(crate) enum StartError {
+    Metadata(Fault),
+    System(std::io::Error),
+}
+
+/// A client's request in the slow lane.
+struct Client {
+    reply: Arc<QueueMail>,
+    part: u64,
+    buf: Option<BufSlice>,
+}
+
+/// Requests that the engine had no room for.
+struct Waiting {
+    client: Client,
+    kind: RequestKind,
+    extent: Extent,
+}
+
+struct Owner<'s> {
+    shared: &'s Shared,
+    engine: Engine,
+    io: IoQueue,
+    clock: Clock,
+    on_notice: Option<Box<dyn Fn(&Notice) + Send>>,
+    bounces: Vec<Option<Buf>>,
+    clients: HashMap<u64, Client>,
+    next_request: u64,
+    backlog: VecDeque<Waiting>,
+    commands: HashMap<u64, Sender<CommandOutcome>>,
+    next_command: u64,
+    /// Grace operations and how many queues have not answered yet.
+    graces: HashMap<u64, u32>,
+    /// Bounce buffers of operations that are out, to be replaced when one times out.
+    in_bounce: HashMap<u64, u16>,
+    live: Option<Sender<Result<(), StartError>>>,
+    stopping: bool,
+}
+
+pub(crate) fn run(
+    shared: &Shared,
+    recovered: Recovered,
+    config: EngineConfig,
+    clock: Clock,
+    on_notice: Option<Box<dyn Fn(&Notice) + Send>>,
+    live: &Sender<Result<(), StartError>>,
+) {
+    let io = match IoQueue::open(shared.io, DEPTH) {
+        Ok(io) => io,
+        Err(error) => {
+            shared.owner.close();
+            // Nobody waits any more if this fails.
+            let _ = live.send(Err(StartError::System(error)));
+            return;
+        }
+    };
+    let mut engine = Engine::start(recovered, config, clock.now());
+    if shared.read_only {
+        // Nothing may be written, so nothing may be learned.
+        engine.command(clock.now(), CommandId(0), Command::Suspend);
+    }
+    let mut owner = Owner {
+        shared,
+        engine,
+        io,
+        clock,
+        on_notice,
+        bounces: (0..MAX_BOUNCES).map(|_| None).collect(),
+        clients: HashMap::new(),
+        next_request: 0,
+        backlog: VecDeque::new(),
+        commands: HashMap::new(),
+        next_command: 1,
+        graces: HashMap::new(),
+        in_bounce: HashMap::new(),
+        live: Some(live.clone()),
+        stopping: false,
+    };
+    owner.turn();
+    while !owner.is_done() {
+        owner.wait();
+        owner.turn();
+    }
+}
+
+impl Drop for Owner<'_> {
+    /// However the owner ends, nobody is left waiting for it (C6).
+    fn drop(&mut self) {
+        let mut clients: Vec<Client> = self.clients.drain().map(|(_, client)| client).collect();
+        clients.extend(self.backlog.drain(..).map(|waiting| waiting.client));
+        for message in self.shared.owner.close() {
+            if let ToOwner::Submit { reply, part, buf, .. } = message {
+                clients.push(Client { reply, part, buf });
+            }
+        }
+        for Client { reply, part, buf } in clients {
+            drop(buf);
+            reply.mail.post(ToQueue::Done { part, result: Err(FrontError::Shutdown), bad: Vec::new() });
+        }
+    }
+}
+
+impl Owner<'_> {
+    fn is_done(&self) -> bool {
+        let idle = self.engine.is_idle() && self.clients.is_empty() && self.backlog.is_empty();
+        // A commit that cannot be written keeps the engine busy for ever: what is not durable was not acknowledged.
+        let stuck = self.engine.state() == remap_core::engine::VolumeState::Frozen && self.clients.is_empty();
+        self.stopping && (idle || stuck) && self.io.in_flight() == 0
+    }
+
+    fn wait(&mut self) {
+        let now = self.clock.now().mono_ns;
+        let timeout = self.engine.poll_timeout().map(|at| Duration::from_nanos(at.saturating_sub(now)));
+        let cap = Duration::from_secs(3600);
+        let timeout = if self.stopping { Duration::from_millis(20) } else { timeout.unwrap_or(cap).min(cap) };
+        if self.shared.owner.has_mail() {
+            return;
+        }
+        let wake = &self.shared.owner.wake;
+        let mut fds =
+            [Watch { fd: wake.as_fd(), read: true, write: false, ready_read: false, ready_write: false }];
+        if self.io.wait(&mut fds, Some(timeout)).is_err() {
+            // The ring is broken; what is out is lost to us. Do not spin.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Takes everything that came in and hands on everything that came out of it.
+    fn turn(&mut self) {
+        for message in self.shared.owner.take() {
+            self.handle(message);
+        }
+        while let Some((tag, outcome)) = self.io.next() {
+            if let Some(bounce) = self.in_bounce.remove(&tag)
+                && outcome == Err(Fault::Timeout)
+                && let Some(place) = self.bounces.get_mut(usize::from(bounce))
+            {
+                // The kernel may still write to it.
+                *place = None;
+            }
+            self.engine.handle_completion(self.clock.now(), OpId(tag), outcome);
+            self.drain();
+        }
+        if self.engine.poll_timeout().is_some_and(|at| at <= self.clock.now().mono_ns) {
+            self.engine.handle_timeout(self.clock.now());
+        }
+        self.drain();
+        while let Some(waiting) = self.backlog.pop_front() {
+            if let Some(waiting) = self.try_submit(waiting) {
+                self.backlog.push_front(waiting);
+                break;
+            }
+        }
+        self.drain();
+    }
+
+    fn handle(&mut self, message: ToOwner) {
+        let now = self.clock.now();
+        match message {
+            ToOwner::Submit { reply, part, kind, extent, buf } => {
+                let waiting = Waiting { client: Client { reply, part, buf }, kind, extent };
+                if self.backlog.is_empty() {
+                    let refused = self.try_submit(waiting);
+                    self.backlog.extend(refused);
+                } else {
+                    self.backlog.push_back(waiting);
+                }
+            }
+            ToOwner::GraceDone { grace } => self.grace_answered(grace),
+            ToOwner::Report { device, fault } => self.engine.report(now, device, fault),
+            ToOwner::Command { command, reply } => {
+                let id = self.next_command;
+                self.next_command += 1;
+                self.commands.insert(id, reply);
+                self.engine.command(now, CommandId(id), command);
+            }
+            ToOwner::Query(ask) => ask(&self.engine),
+            ToOwner::Stop => self.stopping = true,
+        }
+        self.drain();
+    }
+
+    fn try_submit(&mut self, waiting: Waiting) -> Option<Waiting> {
+        let id = self.next_request;
+        let request = Request { id: RequestId(id), kind: waiting.kind, extent: waiting.extent };
+        // Before submitting: the engine may ask for the buffer at once.
+        self.clients.insert(id, waiting.client);
+        if self.engine.submit(self.clock.now(), request).is_err() {
+            let client = self.clients.remove(&id)?;
+            return Some(Waiting { client, kind: waiting.kind, extent: waiting.extent });
+        }
+        self.next_request += 1;
+        self.drain();
+        None
+    }
+
+    fn drain(&mut self) {
+        loop {
+            if let Some(op) = self.engine.poll_op() {
+                self.begin(op);
+            } else if let Some(event) = self.engine.poll_event() {
+                self.tell(event);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn device(&self, id: DeviceId) -> &Device {
+        match id {
+            DeviceId::Main => &self.shared.main,
+            DeviceId::Spare(n) => &self.shared.spares[usize::from(n)],
+        }
+    }
+
+    fn begin(&mut self, op: Op) {
+        let len = op.extent.bytes();
+        let (kind, buffer) = match op.kind {
+            OpKind::Grace => return self.begin_grace(op.id, op.extent),
+            OpKind::Read(into) => (IoKind::Read, Some(into)),
+            OpKind::Write { from, fua } => (IoKind::Write { fua }, Some(from)),
+            OpKind::WriteZeroes { fua, may_unmap } => (IoKind::WriteZeroes { fua, may_unmap }, None),
+            OpKind::Discard => (IoKind::Discard, None),
+            OpKind::Flush => (IoKind::Flush, None),
+        };
+        let flush = kind == IoKind::Flush;
+        let buf = match buffer.map(|buffer| self.resolve(op.id, buffer, len as usize)) {
+            Some(None) => {
+                // No memory: the operation did not happen, which is what a device without room says.
+                self.engine.handle_completion(self.clock.now(), op.id, Err(Fault::NoSpace));
+                return;
+            }
+            Some(buf) => buf,
+            None => None,
+        };
+        let (offset, len) = if flush { (0, 0) } else { (op.extent.start().0 * SECTOR_SIZE, len) };
+        let device = self.device(op.device).clone();
+        self.io.submit(op.id.0, DeviceOp { device, kind, offset, len, buf }, self.shared.deadline);
+    }
+
+    fn resolve(&mut self, id: OpId, buffer: Buffer, len: usize) -> Option<BufSlice> {
+        match buffer {
+            Buffer::Request { id, offset } => {
+                let offset = usize::try_from(offset).ok()?;
+                self.clients.get(&id.0)?.buf.as_ref().map(|buf| buf.part(offset..offset + len))
+            }
+            Buffer::Bounce { index, offset } => {
+                let block = self.shared.volume.block_size() as usize;
+                let place = self.bounces.get_mut(usize::from(index))?;
+                if place.is_none() {
+                    *place = Some(Buf::alloc(block).ok()?);
+                }
+                self.in_bounce.insert(id.0, index);
+                let offset = offset as usize;
+                place.as_mut().map(|buf| buf.slice(offset..offset + len))
+            }
+            Buffer::Owned(bytes) => {
+                let mut buf = Buf::alloc(bytes.len()).ok()?;
+                buf.bytes_mut().copy_from_slice(&bytes);
+                Some(buf.slice(0..len))
+            }
+        }
+    }
+
+    /// Asks every queue that has fast-lane operations out. The engine published the move before this, and a queue marks
+    /// itself busy before it looks anything up, with a full fence on both sides: either the queue sees the move, or the
+    /// owner sees the queue busy.
+    fn begin_grace(&mut self, id: OpId, extent: Extent) {
+        fence(Ordering::SeqCst);
+        let mut asked = 0;
+        for queue in self.shared.queues() {
+            if queue.busy.load(Ordering::Acquire) {
+                // A queue that closed in between has nothing out any more.
+                asked += u32::from(queue.mail.post(ToQueue::Grace { grace: id.0, extent }));
+            }
+        }
+        if asked == 0 {
+            self.engine.handle_completion(self.clock.now(), id, Ok(()));
+        } else {
+            self.graces.insert(id.0, asked);
+        }
+    }
+
+    fn grace_answered(&mut self, grace: u64) {
+        if let Some(left) = self.graces.get_mut(&grace) {
+            *left -= 1;
+            if *left == 0 {
+                self.graces.remove(&grace);
+                self.engine.handle_completion(self.clock.now(), OpId(grace), Ok(()));
+            }
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        match event {
+            Event::RequestDone { id, result, bad } => {
+                let Some(client) = self.clients.remove(&id.0) else { return };
+                let result = result.map_err(|error| match error {
+                    RequestError::NoSpace => FrontError::NoSpace,
+                    RequestError::Io(_) => FrontError::Io { bad: bad.iter().map(byte_range).collect() },
+                });
+                // The buffer must be free again before the queue hears of it.
+                drop(client.buf);
+                client.reply.mail.post(ToQueue::Done { part: client.part, result, bad });
+            }
+            Event::CommandDone { id, outcome } => {
+                if let Some(reply) = self.commands.remove(&id.0) {
+                    // The asker may have gone away.
+                    let _ = reply.send(outcome);
+                }
+            }
+            Event::Notice(notice) => {
+                let answer = match notice {
+                    Notice::Live => Some(Ok(())),
+                    Notice::Frozen { fault } => Some(Err(StartError::Metadata(fault))),
+                    _ => None,
+                };
+                if let Some(answer) = answer
+                    && let Some(live) = self.live.take()
+                {
+                    // The opener waits for exactly one answer.
+                    let _ = live.send(answer);
+                }
+                if let Some(on_notice) = &self.on_notice {
+                    on_notice(&notice);
+                }
+            }
+        }
+    }
+}
+
+fn byte_range(extent: &Extent) -> ByteRange {
+    ByteRange { start: extent.start().0 * SECTOR_SIZE, len: extent.bytes() }
+}

@@ -1,0 +1,514 @@
+//! The fast lane: one thread's requests, straight to the devices wherever the blocks are healthy or settled.
+//!
+//! Invariant: each request is cut into parts that have one placement each and is completed once, when its last part has
+//! ended. A part that meets a block in trouble, or whose operation failed on the medium, goes to the owner. No lock is
+//! taken on the way of a healthy request, and nothing is allocated once the slabs have grown.
+//!
+//! C11: the queue marks itself busy before it looks up a placement, and answers a grace call only after every operation that
+//! overlaps the moving extent and was begun before has ended.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use remap_core::op::{DeviceId, Fault, RequestKind};
+use remap_core::units::{Block, Extent, SECTOR_SIZE, Sector, Slot};
+use remap_core::view::Placement;
+use remap_io::{Buf, Device, DeviceOp, IoKind, IoQueue, Watch};
+
+use crate::front::{ByteRange, FrontCompletion, FrontError, FrontRequest, Interest, Queue};
+use crate::mail::{Lane, LaneAtomics, Mailbox, QueueMail, ToOwner, ToQueue};
+use crate::volume::Shared;
+
+/// Device operations of a queue that are out at a time; more wait in it.
+const DEPTH: u32 = 256;
+/// Buffers kept for reuse, and the most bytes of them.
+const POOL_BUFFERS: usize = 64;
+const POOL_BYTES: usize = 16 << 20;
+
+/// A slab: values by index, freed places reused.
+#[derive(Debug)]
+struct Slab<T> {
+    places: Vec<Option<T>>,
+    free: Vec<usize>,
+}
+
+impl<T> Slab<T> {
+    const EMPTY: Self = Self { places: Vec::new(), free: Vec::new() };
+
+    fn add(&mut self, value: T) -> usize {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() - 1
+        });
+        self.places[index] = Some(value);
+        index
+    }
+
+    fn get(&mut self, index: usize) -> Option<&mut T> {
+        self.places.get_mut(index)?.as_mut()
+    }
+
+    fn take(&mut self, index: usize) -> Option<T> {
+        let value = self.places.get_mut(index)?.take()?;
+        self.free.push(index);
+        Some(value)
+    }
+
+    fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+}
+
+/// A client's request.
+#[derive(Debug)]
+struct Active {
+    token: u64,
+    request: FrontRequest,
+    buf: Option<Buf>,
+    parts_left: usize,
+    bad: Vec<ByteRange>,
+    error: Option<FrontError>,
+}
+
+/// A stretch of a request with one placement.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    active: usize,
+    /// In the volume's sectors; `None` for a flush.
+    extent: Option<Extent>,
+    device: DeviceId,
+    /// In the owner's hands.
+    slow: bool,
+}
+
+/// A grace call that waits for operations.
+#[derive(Debug)]
+struct Grace {
+    grace: u64,
+    parts: Vec<usize>,
+}
+
+/// One thread's half of a volume.
+pub struct VolumeQueue {
+    shared: Arc<Shared>,
+    mail: Arc<QueueMail>,
+    io: IoQueue,
+    actives: Slab<Active>,
+    parts: Slab<Part>,
+    fast_out: usize,
+    graces: Vec<Grace>,
+    done: VecDeque<FrontCompletion>,
+    pool: Vec<Buf>,
+    pool_bytes: usize,
+}
+
+impl VolumeQueue {
+    pub(crate) fn open(shared: &Arc<Shared>) -> std::io::Result<Self> {
+        let io = IoQueue::open(shared.io, DEPTH)?;
+        let mail = Arc::new(QueueMail {
+            mail: Mailbox::open()?,
+            busy: false.into(),
+            counters: LaneAtomics::default(),
+        });
+        shared.queues.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&mail));
+        Ok(Self {
+            shared: Arc::clone(shared),
+            mail,
+            io,
+            actives: Slab::EMPTY,
+            parts: Slab::EMPTY,
+            fast_out: 0,
+            graces: Vec::new(),
+            done: VecDeque::new(),
+            pool: Vec::new(),
+            pool_bytes: 0,
+        })
+    }
+
+    fn count(&self, lane: Lane, by: u64) {
+        self.mail.counters.add(lane, by);
+    }
+
+    fn device(&self, id: DeviceId) -> &Device {
+        match id {
+            DeviceId::Main => &self.shared.main,
+            DeviceId::Spare(n) => &self.shared.spares[usize::from(n)],
+        }
+    }
+
+    fn refusal(&self, kind: RequestKind) -> Option<FrontError> {
+        if self.shared.stopping.load(Ordering::Acquire) {
+            return Some(FrontError::Shutdown);
+        }
+        let writes = matches!(
+            kind,
+            RequestKind::Write { .. } | RequestKind::WriteZeroes { .. } | RequestKind::Discard
+        );
+        (writes && self.shared.read_only).then_some(FrontError::ReadOnly)
+    }
+
+    fn mark_busy(&mut self) {
+        if self.fast_out == 0 {
+            self.mail.busy.store(true, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    fn submit_flush(&mut self, active: usize) {
+        let spares = u8::try_from(self.shared.spares.len()).unwrap_or(u8::MAX);
+        for device in std::iter::once(DeviceId::Main).chain((0..spares).map(DeviceId::Spare)) {
+            self.begin(Part { active, extent: None, device, slow: false }, IoKind::Flush, 0);
+        }
+    }
+
+    /// Cuts a request by placement and starts its parts.
+    fn submit_parts(&mut self, active: usize, request: &FrontRequest) {
+        let per_block = self.shared.block_sectors();
+        let mut at = request.offset / SECTOR_SIZE;
+        let end = at + request.len / SECTOR_SIZE;
+        let mut slow_from = None;
+        while at < end {
+            let block = Block(at / per_block);
+            let stretch = self.shared.view.first(block, Block(end.div_ceil(per_block)));
+            let until = ((block.0 + stretch.blocks) * per_block).min(end);
+            let here = Extent::between(Sector(at), Sector(until));
+            if stretch.placement == Placement::Slow {
+                slow_from.get_or_insert(at);
+            } else if let Some(from) = slow_from.take() {
+                self.begin_slow(active, from, at, request.kind);
+            }
+            match (stretch.placement, here) {
+                (Placement::Main, Some(extent)) => self.begin_fast(active, extent, None, request.kind),
+                (Placement::Settled(slot), Some(extent)) => {
+                    let sector = slot_sector(slot, per_block) + at % per_block;
+                    self.begin_fast(active, extent, Some((slot, sector)), request.kind);
+                }
+                _ => {}
+            }
+            at = until;
+        }
+        if let Some(from) = slow_from {
+            self.begin_slow(active, from, end, request.kind);
+        }
+    }
+
+    fn begin_slow(&mut self, active: usize, from: u64, to: u64, kind: RequestKind) {
+        let Some(extent) = Extent::between(Sector(from), Sector(to)) else { return };
+        if kind == RequestKind::Discard {
+            // A hint: blocks in trouble keep what they have.
+            return;
+        }
+        let part = self.parts.add(Part { active, extent: Some(extent), device: DeviceId::Main, slow: true });
+        if let Some(active) = self.actives.get(active) {
+            active.parts_left += 1;
+        }
+        self.send_slow(part);
+    }
+
+    /// Hands a part to the owner.
+    fn send_slow(&mut self, index: usize) {
+        let Some(&mut Part { active, extent: Some(extent), .. }) = self.parts.get(index) else { return };
+        let Some(active) = self.actives.get(active) else { return };
+        let first =
+            usize::try_from(extent.start().0 * SECTOR_SIZE - active.request.offset).unwrap_or(usize::MAX);
+        let len = usize::try_from(extent.bytes()).unwrap_or(usize::MAX);
+        let message = ToOwner::Submit {
+            reply: Arc::clone(&self.mail),
+            part: index as u64,
+            kind: active.request.kind,
+            extent,
+            buf: active.buf.as_mut().map(|buf| buf.slice(first..first + len)),
+        };
+        self.count(Lane::Slow, 1);
+        if !self.shared.owner.post(message) {
+            self.part_done(index, Err(FrontError::Shutdown), &[]);
+        }
+    }
+
+    fn begin_fast(&mut self, active: usize, extent: Extent, slot: Option<(Slot, u64)>, kind: RequestKind) {
+        let (device, sector) = match slot {
+            None => (DeviceId::Main, extent.start().0),
+            Some((slot, sector)) => {
+                if kind == RequestKind::Discard {
+                    return;
+                }
+                self.count(Lane::Remapped, 1);
+                (DeviceId::Spare(slot.spare()), sector)
+            }
+        };
+        let io_kind = match kind {
+            RequestKind::Read => IoKind::Read,
+            RequestKind::Write { fua } => IoKind::Write { fua },
+            RequestKind::WriteZeroes { fua, may_unmap } => IoKind::WriteZeroes { fua, may_unmap },
+            RequestKind::Discard => IoKind::Discard,
+            RequestKind::Flush => IoKind::Flush,
+        };
+        self.begin(Part { active, extent: Some(extent), device, slow: false }, io_kind, sector * SECTOR_SIZE);
+    }
+
+    fn begin(&mut self, part: Part, kind: IoKind, offset: u64) {
+        let device = self.device(part.device).clone();
+        let deadline = self.shared.deadline;
+        let index = self.parts.add(part);
+        let Some(active) = self.actives.get(part.active) else { return };
+        active.parts_left += 1;
+        let len = part.extent.map_or(0, |e| e.bytes());
+        let buf = part.extent.zip(active.buf.as_mut()).map(|(extent, buf)| {
+            let first =
+                usize::try_from(extent.start().0 * SECTOR_SIZE - active.request.offset).unwrap_or(usize::MAX);
+            buf.slice(first..first + usize::try_from(len).unwrap_or(usize::MAX))
+        });
+        self.fast_out += 1;
+        self.count(Lane::Fast, 1);
+        self.io.submit(index as u64, DeviceOp { device, kind, offset, len, buf }, deadline);
+    }
+
+    /// Takes completions of devices and mail from the owner.
+    fn collect(&mut self) {
+        while let Some((tag, outcome)) = self.io.next() {
+            self.fast_done(usize::try_from(tag).unwrap_or(usize::MAX), outcome);
+        }
+        if self.mail.mail.has_mail() {
+            for message in self.mail.mail.take() {
+                match message {
+                    ToQueue::Done { part, result, bad } => {
+                        let index = usize::try_from(part).unwrap_or(usize::MAX);
+                        self.part_done(index, result, &bad);
+                    }
+                    ToQueue::Grace { grace, extent } => self.begin_grace(grace, extent),
+                }
+            }
+        }
+    }
+
+    fn fast_done(&mut self, index: usize, outcome: Result<(), Fault>) {
+        let Some(&mut part) = self.parts.get(index) else { return };
+        self.fast_out -= 1;
+        if self.fast_out == 0 {
+            self.mail.busy.store(false, Ordering::Release);
+        }
+        if !self.graces.is_empty() {
+            self.leave_graces(index);
+        }
+        let Err(fault) = outcome else { return self.part_done(index, Ok(()), &[]) };
+        let kind = self.actives.get(part.active).map_or(RequestKind::Read, |a| a.request.kind);
+        match kind {
+            RequestKind::Discard => return self.part_done(index, Ok(()), &[]),
+            RequestKind::Read => self.count(Lane::ReadErrors, 1),
+            _ => self.count(Lane::WriteErrors, 1),
+        }
+        if fault.blames_medium() && part.extent.is_some() {
+            if let Some(part) = self.parts.get(index) {
+                part.slow = true;
+            }
+            return self.send_slow(index);
+        }
+        if fault == Fault::NoSpace {
+            return self.part_done(index, Err(FrontError::NoSpace), &[]);
+        }
+        self.shared.owner.post(ToOwner::Report { device: part.device, fault });
+        let bad: Vec<Extent> = part.extent.into_iter().collect();
+        self.part_done(index, Err(FrontError::Io { bad: Vec::new() }), &bad);
+    }
+
+    fn part_done(&mut self, index: usize, result: Result<(), FrontError>, bad: &[Extent]) {
+        let Some(part) = self.parts.take(index) else { return };
+        let Some(active) = self.actives.get(part.active) else { return };
+        active.parts_left -= 1;
+        if let Err(error) = result {
+            active.error.get_or_insert(error);
+            let whole = part.extent.filter(|_| bad.is_empty());
+            let ranges = bad.iter().chain(&whole);
+            active.bad.extend(ranges.map(|e| ByteRange { start: e.start().0 * SECTOR_SIZE, len: e.bytes() }));
+        }
+        if active.parts_left == 0 {
+            self.finish(part.active);
+        }
+    }
+
+    fn finish(&mut self, index: usize) {
+        let Some(active) = self.actives.take(index) else { return };
+        let read = active.request.kind == RequestKind::Read;
+        let result = match active.error {
+            None => Ok(()),
+            Some(FrontError::Io { .. }) => {
+                self.count(if read { Lane::FailedReads } else { Lane::FailedWrites }, 1);
+                Err(FrontError::Io { bad: merge(active.bad) })
+            }
+            Some(other) => Err(other),
+        };
+        // A device that timed out may still hold it.
+        let buf = active.buf.filter(Buf::is_unique);
+        self.done.push_back(FrontCompletion { token: active.token, result, buf });
+    }
+
+    fn begin_grace(&mut self, grace: u64, extent: Extent) {
+        let overlaps = |part: &Part| !part.slow && part.extent.is_some_and(|e| e.overlaps(&extent));
+        let parts: Vec<usize> = (0..self.parts.places.len())
+            .filter(|&index| self.parts.places[index].as_ref().is_some_and(overlaps))
+            .collect();
+        if parts.is_empty() {
+            self.shared.owner.post(ToOwner::GraceDone { grace });
+        } else {
+            self.graces.push(Grace { grace, parts });
+        }
+    }
+
+    fn leave_graces(&mut self, part: usize) {
+        let owner = &self.shared.owner;
+        self.graces.retain_mut(|waiting| {
+            waiting.parts.retain(|&p| p != part);
+            if waiting.parts.is_empty() {
+                owner.post(ToOwner::GraceDone { grace: waiting.grace });
+            }
+            !waiting.parts.is_empty()
+        });
+    }
+}
+
+fn slot_sector(slot: Slot, per_block: u64) -> u64 {
+    slot.index() * per_block
+}
+
+/// Sorted, neighbours joined.
+fn merge(mut ranges: Vec<ByteRange>) -> Vec<ByteRange> {
+    ranges.sort_by_key(|r| r.start);
+    let mut merged: Vec<ByteRange> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if last.start + last.len >= range.start => {
+                last.len = last.len.max(range.start + range.len - last.start);
+            }
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+impl Queue for VolumeQueue {
+    fn buffer(&mut self, len: usize) -> Buf {
+        if let Some(at) =
+            self.pool.iter().rposition(|b| b.capacity() >= len && b.capacity() <= 4 * len.max(4096))
+        {
+            let mut buf = self.pool.swap_remove(at);
+            self.pool_bytes -= buf.capacity();
+            buf.set_len(len);
+            return buf;
+        }
+        loop {
+            match Buf::alloc(len) {
+                Ok(buf) => return buf,
+                // Front ends bound what they ask for; memory comes back as requests end.
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
+    fn recycle(&mut self, buf: Buf) {
+        if buf.is_unique() && self.pool.len() < POOL_BUFFERS && self.pool_bytes + buf.capacity() <= POOL_BYTES
+        {
+            self.pool_bytes += buf.capacity();
+            self.pool.push(buf);
+        }
+    }
+
+    fn submit(&mut self, token: u64, request: FrontRequest, buf: Option<Buf>) {
+        let lanes = match request.kind {
+            RequestKind::Read => (Lane::Reads, Lane::ReadBytes),
+            RequestKind::Flush => (Lane::Flushes, Lane::ReadBytes),
+            _ => (Lane::Writes, Lane::WrittenBytes),
+        };
+        self.count(lanes.0, 1);
+        self.count(lanes.1, request.len);
+        if let Some(error) = self.refusal(request.kind) {
+            self.done.push_back(FrontCompletion { token, result: Err(error), buf });
+            return;
+        }
+        self.mark_busy();
+        let active = Active { token, request, buf, parts_left: 1, bad: Vec::new(), error: None };
+        let index = self.actives.add(active);
+        if request.kind == RequestKind::Flush {
+            self.submit_flush(index);
+        } else {
+            self.submit_parts(index, &request);
+        }
+        if self.fast_out == 0 {
+            self.mail.busy.store(false, Ordering::Release);
+        }
+        // The one that kept it open while its parts were started.
+        let Some(active) = self.actives.get(index) else { return };
+        active.parts_left -= 1;
+        if active.parts_left == 0 {
+            self.finish(index);
+        }
+    }
+
+    fn next(&mut self) -> Option<FrontCompletion> {
+        if self.done.is_empty() {
+            self.collect();
+        }
+        self.done.pop_front()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.actives.len() + self.done.len()
+    }
+
+    fn wait(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+        timeout: Option<Duration>,
+    ) -> std::io::Result<Interest> {
+        self.collect();
+        let timeout = if self.done.is_empty() { timeout } else { Some(Duration::ZERO) };
+        let wake = Arc::clone(&self.mail);
+        let mut fds = [
+            Watch { fd, read: interest.read, write: interest.write, ready_read: false, ready_write: false },
+            Watch {
+                fd: wake.mail.wake.as_fd(),
+                read: true,
+                write: false,
+                ready_read: false,
+                ready_write: false,
+            },
+        ];
+        self.io.wait(&mut fds, timeout)?;
+        let ready = Interest { read: fds[0].ready_read, write: fds[0].ready_write };
+        self.collect();
+        Ok(ready)
+    }
+}
+
+impl Drop for VolumeQueue {
+    /// Waits for what is out (bounded by the deadline of each operation), so that no grace call waits for a queue that is gone.
+    fn drop(&mut self) {
+        while self.actives.len() > 0 {
+            let wake = Arc::clone(&self.mail);
+            let mut fds = [Watch {
+                fd: wake.mail.wake.as_fd(),
+                read: true,
+                write: false,
+                ready_read: false,
+                ready_write: false,
+            }];
+            if self.io.wait(&mut fds, Some(Duration::from_secs(1))).is_err() {
+                break;
+            }
+            self.collect();
+        }
+        let mut queues = self.shared.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.retain(|q| !Arc::ptr_eq(q, &self.mail));
+        let mut past = self.shared.past.lock().unwrap_or_else(PoisonError::into_inner);
+        self.mail.counters.add_to(&mut past);
+        // A grace call that was posted meanwhile: nothing is out.
+        for message in self.mail.mail.close() {
+            if let ToQueue::Grace { grace, .. } = message {
+                self.shared.owner.post(ToOwner::GraceDone { grace });
+            }
+        }
+    }
+}

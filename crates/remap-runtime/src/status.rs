@@ -1,0 +1,97 @@
+//! What is known about a volume that is being served: plain values, for any front end to print.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use remap_core::engine::{Counters, VolumeState};
+use remap_core::op::{DeviceId, Fault};
+use remap_core::pool::SlotCounts;
+use remap_core::table::TableCounts;
+use remap_format::Policy;
+
+/// A spare of the volume.
+#[derive(Clone, Debug)]
+pub struct SpareStatus {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Size of the slice in bytes.
+    pub size: u64,
+    /// How its slots are used.
+    pub slots: SlotCounts,
+}
+
+/// What clients asked, all queues together, since the volume was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneCounters {
+    /// Read requests.
+    pub reads: u64,
+    /// Write requests (write zeroes and discards included).
+    pub writes: u64,
+    /// Flush requests.
+    pub flushes: u64,
+    /// Bytes asked to be read.
+    pub read_bytes: u64,
+    /// Bytes asked to be written.
+    pub written_bytes: u64,
+    /// Requests (or parts) served without the owner.
+    pub fast: u64,
+    /// Requests (or parts) that the owner handled.
+    pub slow: u64,
+    /// Parts served from a spare by the fast lane.
+    pub remapped: u64,
+    /// Reads that ended with an error for the client.
+    pub failed_reads: u64,
+    /// Writes that ended with an error for the client.
+    pub failed_writes: u64,
+    /// Device reads that failed in the fast lane.
+    pub read_errors: u64,
+    /// Device writes that failed in the fast lane.
+    pub write_errors: u64,
+}
+
+/// A volume's state.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Volume name.
+    pub name: String,
+    /// Volume UUID, as text.
+    pub uuid: String,
+    /// State.
+    pub state: VolumeState,
+    /// Path of the main device.
+    pub main: PathBuf,
+    /// Size of the volume in bytes.
+    pub size: u64,
+    /// Block size in bytes.
+    pub block_size: u32,
+    /// Logical block of the main device in bytes.
+    pub logical_block: u32,
+    /// Policy in force.
+    pub policy: Policy,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Is the main device used with O_DIRECT?
+    pub direct: bool,
+    /// The spares.
+    pub spares: Vec<SpareStatus>,
+    /// All slots.
+    pub slots: SlotCounts,
+    /// Table totals.
+    pub counts: TableCounts,
+    /// Slow lane counters.
+    pub counters: Counters,
+    /// Client counters.
+    pub lanes: LaneCounters,
+    /// Generation of the durable table.
+    pub generation: u64,
+    /// Copies in step, by number.
+    pub copies_in_step: [bool; 5],
+    /// Remapping is suspended because of this.
+    pub breaker: Option<(DeviceId, Fault)>,
+    /// Most blocks that may be remapped, if limited.
+    pub max_remaps: Option<u64>,
+    /// Since the volume was opened.
+    pub uptime: Duration,
+    /// When the volume was adopted, seconds since 1970.
+    pub created: u64,
+}
