@@ -130,6 +130,10 @@ pub struct Superblock {
     pub created: u64,
     /// When this superblock was written, seconds since 1970 (for people, never for decisions).
     pub written: u64,
+    /// Features that an older program may ignore; kept as found.
+    pub compat: u64,
+    /// Features that an older program may ignore when it only reads: not zero means that this one must not write.
+    pub ro_compat: u64,
     /// The main device it belongs to.
     pub main: MainIdentity,
 }
@@ -284,6 +288,8 @@ impl Superblock {
             CopyRole::Copy(n) => (1, n),
             CopyRole::Label => (2, 0),
         };
+        raw.compat = self.compat.into();
+        raw.ro_compat = self.ro_compat.into();
         raw.volume = self.volume;
         raw.spare = self.spares.get(usize::from(self.spare_index)).map_or([0; 16], |s| s.uuid);
         raw.generation = self.generation.into();
@@ -358,6 +364,8 @@ impl Superblock {
             journal_pages: raw.journal_pages.get(),
             created: raw.created.get(),
             written: raw.written.get(),
+            compat: raw.compat.get(),
+            ro_compat: raw.ro_compat.get(),
             main: MainIdentity {
                 size: raw.main_size.get(),
                 logical_block: raw.main_logical_block.get(),

@@ -271,6 +271,8 @@ pub fn adopt(main: &Device, spares: &[Device], options: &AdoptOptions) -> Result
         journal_pages: shape.journal_pages,
         created: time,
         written: time,
+        compat: 0,
+        ro_compat: 0,
         main: main_identity(main),
     };
     let entries =

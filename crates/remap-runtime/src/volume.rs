@@ -112,6 +112,14 @@ pub enum OpenError {
     /// A device cannot be written.
     #[error("{0}: is read-only; use --read-only to read what is there")]
     ReadOnly(PathBuf),
+    /// Written by a newer program.
+    #[error(
+        "uses features {bits:#x} that this program does not know: a newer dm-remap is needed to write; --read-only works"
+    )]
+    Features {
+        /// The unknown bits.
+        bits: u64,
+    },
     /// The kernel gave no thread, ring or descriptor.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
@@ -171,6 +179,9 @@ impl Volume {
         let mut recovered = examine(&spares, options.force_released || options.read_only)?;
         let mut warnings = Vec::new();
         check_writable(&main, &spares, options.read_only)?;
+        if recovered.superblock.ro_compat != 0 && !options.read_only {
+            return Err(OpenError::Features { bits: recovered.superblock.ro_compat });
+        }
         let changed = check_main(&main, &recovered.superblock, options.force_identity, &mut warnings)?;
         if changed && !options.read_only {
             let size = recovered.superblock.main.size;

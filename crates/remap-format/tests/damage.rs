@@ -1,0 +1,164 @@
+//! Whatever a device returns, decoding ends with the value that was written or with an error.
+
+use remap_format::{
+    Cause, CheckpointPage, CopyRole, DecodeError, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT,
+    PageHeader, Policy, RawEntry, Record, RecordHeader, SpareRecord, Superblock, SuperblockFlags,
+};
+use zerocopy::{FromBytes, IntoBytes};
+
+fn entry() -> Entry {
+    Entry {
+        block: 9,
+        count: 1,
+        slot: 77,
+        lost: 0b10,
+        state: EntryState::Remapped,
+        cause: Cause::WriteError,
+        flags: EntryFlags::default(),
+        errors: 3,
+        time: 1_700_000_000,
+    }
+}
+
+fn superblock() -> Superblock {
+    Superblock {
+        role: CopyRole::Copy(3),
+        volume: [7; 16],
+        name: "v".into(),
+        spare_index: 0,
+        spares: vec![SpareRecord { uuid: [9; 16], size: 1 << 20, slots: 256 }],
+        block_shift: 12,
+        policy: Policy::RewriteThenRemap,
+        flags: SuperblockFlags::default(),
+        generation: 5,
+        area: 0,
+        entries: 1,
+        area_pages: 1,
+        journal_pages: 8,
+        created: 1,
+        written: 2,
+        compat: 0,
+        ro_compat: 0,
+        main: MainIdentity { size: 1 << 30, logical_block: 512, ..MainIdentity::default() },
+    }
+}
+
+const PAGE: PageHeader = PageHeader { volume: [7; 8], copy: 2, index: 4, generation: 5 };
+const RECORD: RecordHeader =
+    RecordHeader { volume: [7; 8], copy: 2, position: 4, checkpoint: 5, generation: 6 };
+
+fn page_bytes() -> Vec<u8> {
+    let mut bytes = vec![0; 4096];
+    CheckpointPage::encode(&PAGE, &[entry()], &mut bytes);
+    bytes
+}
+
+fn record_bytes(edits: usize) -> Vec<u8> {
+    let mut bytes = vec![0; Record::pages_for(edits) * 4096];
+    Record::encode(&RECORD, &vec![entry(); edits], &mut bytes);
+    bytes
+}
+
+fn every_bit_flip(bytes: &[u8], mut decodes: impl FnMut(&[u8]) -> bool) {
+    assert!(decodes(bytes), "the undamaged bytes decode");
+    let mut damaged = bytes.to_vec();
+    for bit in 0..bytes.len() * 8 {
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        assert!(!decodes(&damaged), "a flip of bit {bit} goes unnoticed");
+        damaged[bit / 8] ^= 1 << (bit % 8);
+    }
+}
+
+#[test]
+fn every_single_bit_flip_is_noticed() {
+    let mut bytes = vec![0; 4096];
+    superblock().encode(&mut bytes);
+    every_bit_flip(&bytes, |b| Superblock::decode(b).is_ok());
+    every_bit_flip(&page_bytes(), |b| CheckpointPage::decode(b, &PAGE, 8).is_ok());
+    every_bit_flip(&record_bytes(2), |b| Record::decode(b, &RECORD, 8).is_ok());
+}
+
+#[test]
+fn a_torn_write_is_noticed() {
+    let whole = record_bytes(200);
+    for sectors in 0..whole.len() / 512 {
+        let mut torn = whole.clone();
+        torn[sectors * 512..].fill(0);
+        let lost = whole[sectors * 512..].iter().any(|&b| b != 0);
+        assert_eq!(Record::decode(&torn, &RECORD, 8).is_err(), lost, "torn after {sectors} sectors");
+    }
+}
+
+#[test]
+fn a_whole_page_in_the_wrong_place_is_noticed() {
+    let bytes = page_bytes();
+    let wrong = [
+        PageHeader { copy: 1, ..PAGE },
+        PageHeader { index: 5, ..PAGE },
+        PageHeader { generation: 4, ..PAGE },
+        PageHeader { volume: [8; 8], ..PAGE },
+    ];
+    for expected in wrong {
+        assert!(matches!(CheckpointPage::decode(&bytes, &expected, 8), Err(DecodeError::Field { .. })));
+    }
+    let bytes = record_bytes(1);
+    let wrong = [
+        RecordHeader { copy: 1, ..RECORD },
+        RecordHeader { position: 5, ..RECORD },
+        RecordHeader { checkpoint: 4, ..RECORD },
+        RecordHeader { generation: 7, ..RECORD },
+        RecordHeader { volume: [8; 8], ..RECORD },
+    ];
+    for expected in wrong {
+        assert!(matches!(Record::decode(&bytes, &expected, 8), Err(DecodeError::Field { .. })));
+    }
+}
+
+#[test]
+fn a_newer_format_is_told_apart_from_damage() {
+    // What a newer program would write: another version, sealed with a checksum that holds.
+    for (at, value) in [(12, 2u8), (32, 1)] {
+        let mut bytes = vec![0; 4096];
+        superblock().encode(&mut bytes);
+        bytes[at] = value;
+        let crc = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
+        bytes[8..12].fill(0);
+        let mut digest = crc.digest();
+        digest.update(b"SUPR");
+        digest.update(&bytes);
+        bytes[8..12].copy_from_slice(&digest.finalize().to_le_bytes());
+        let error = Superblock::decode(&bytes).expect_err("newer");
+        assert!(
+            matches!(error, DecodeError::Version { found: 2 } | DecodeError::Incompatible { bits: 1 }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn entries_that_cannot_be_are_refused_behind_the_checksum() {
+    let good = entry().encode();
+    assert!(Entry::decode(&good, 8).is_ok());
+    let cases: [(&str, fn(&mut RawEntry)); 11] = [
+        ("no blocks", |e| e.count = 0.into()),
+        ("a mask beyond the block", |e| e.lost = 0x100.into()),
+        ("a run with a partial mask", |e| e.count = 2.into()),
+        ("an unknown state", |e| e.state = 9),
+        ("an unknown cause", |e| e.cause = 9),
+        ("an unknown flag", |e| e.flags = 2.into()),
+        ("reserved bytes", |e| e.reserved = [0, 1]),
+        ("remapped to nowhere", |e| e.slot = NO_SLOT.into()),
+        ("pending with a slot", |e| e.state = 1),
+        ("retired with a block", |e| e.state = 3),
+        ("blocks that wrap", |e| e.block = (u64::MAX - 1).into()),
+    ];
+    for (what, damage) in cases {
+        let mut raw = RawEntry::read_from_bytes(good.as_bytes()).expect("48 bytes");
+        damage(&mut raw);
+        if what == "blocks that wrap" {
+            raw.count = 2.into();
+            raw.lost = 0.into();
+        }
+        assert!(Entry::decode(&raw, 8).is_err(), "{what}");
+    }
+}
