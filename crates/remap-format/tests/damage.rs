@@ -139,7 +139,8 @@ fn a_newer_format_is_told_apart_from_damage() {
 fn entries_that_cannot_be_are_refused_behind_the_checksum() {
     let good = entry().encode();
     assert!(Entry::decode(&good, 8).is_ok());
-    let cases: [(&str, fn(&mut RawEntry)); 11] = [
+    type Damage = (&'static str, fn(&mut RawEntry));
+    let cases: [Damage; 11] = [
         ("no blocks", |e| e.count = 0.into()),
         ("a mask beyond the block", |e| e.lost = 0x100.into()),
         ("a run with a partial mask", |e| e.count = 2.into()),

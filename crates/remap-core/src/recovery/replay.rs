@@ -1,0 +1,372 @@
+//! From the elected copies to the table: every page and every record from any copy in which it is whole.
+
+use alloc::vec::Vec;
+
+use remap_format::layout::{self, CopyShape};
+use remap_format::{
+    COPIES, CheckpointPage, DecodeError, Entry, EntryState, MAX_RECORD_PAGES, PAGE_SIZE, PageHeader, Record,
+    RecordHeader, Superblock,
+};
+
+use super::scan::read_copy_superblock;
+use super::{
+    CopyReport, Flaw, Recovered, RecoveryError, SpareReader, empty_pool, install, main_blocks, shape_of,
+};
+use crate::elect::{CopyHeader, ElectionError, elect};
+use crate::pool::SparePool;
+use crate::table::{NoMemory, Table};
+
+/// Recovery once it is known which volume and which devices.
+pub(super) struct Session<'r> {
+    reader: &'r mut dyn SpareReader,
+    devices: Vec<usize>,
+    superblock: Superblock,
+    shape: CopyShape,
+    copies: Vec<CopyReport>,
+    /// Copies that name the elected checkpoint.
+    members: [bool; COPIES as usize],
+}
+
+impl<'r> Session<'r> {
+    pub(super) fn begin(
+        reader: &'r mut dyn SpareReader,
+        devices: Vec<usize>,
+        newest: Superblock,
+    ) -> Result<Self, RecoveryError> {
+        let sizes: Vec<u64> = newest.spares.iter().map(|s| s.size).collect();
+        let mut copies = Vec::new();
+        let mut headers: [Option<CopyHeader>; COPIES as usize] = [None; COPIES as usize];
+        let mut superblocks: Vec<Option<Superblock>> = Vec::new();
+        for (place, header) in layout::copy_places(&sizes).iter().zip(&mut headers) {
+            let device = devices.get(usize::from(place.spare)).copied().unwrap_or(0);
+            let size = sizes.get(usize::from(place.spare)).copied().unwrap_or(0);
+            let (report, found) = read_copy_superblock(reader, device, size, place, &newest);
+            *header = found.as_ref().map(CopyHeader::of);
+            superblocks.push(found);
+            copies.push(report);
+        }
+        let election = elect(&headers)?;
+        let chosen =
+            superblocks.into_iter().zip(election.members).find_map(|(s, member)| s.filter(|_| member));
+        // An election has at least one member, and members have superblocks.
+        let superblock = chosen.unwrap_or(newest);
+        for (report, member) in copies.iter_mut().zip(election.members) {
+            if !member && report.flaw.is_none() {
+                report.flaw = Some((Flaw::Stale, report.start));
+            }
+        }
+        let shape = shape_of(&superblock);
+        Ok(Self { reader, devices, superblock, shape, copies, members: election.members })
+    }
+
+    fn read(&mut self, copy: usize, offset: u64, into: &mut [u8]) -> Result<(), (Flaw, u64)> {
+        let (spare, start) = self.copies.get(copy).map_or((0, 0), |c| (c.spare, c.start));
+        let device = self.devices.get(usize::from(spare)).copied().unwrap_or(0);
+        self.reader
+            .read(device, start + offset, into)
+            .map_err(|fault| (Flaw::Unreadable(fault), start + offset))
+    }
+
+    fn note(&mut self, copy: usize, flaw: (Flaw, u64)) {
+        if let Some(report) = self.copies.get_mut(copy) {
+            report.flaw.get_or_insert(flaw);
+        }
+    }
+
+    /// Every page of the elected checkpoint, each from the first copy in which it is whole; all members are checked.
+    pub(super) fn read_checkpoint(&mut self) -> Result<Vec<Entry>, RecoveryError> {
+        let total = self.superblock.entries;
+        let pages = u32::try_from(total.div_ceil(remap_format::PAGE_ENTRIES as u64)).unwrap_or(u32::MAX);
+        let mut whole: Vec<Option<Vec<Entry>>> = Vec::new();
+        whole.try_reserve_exact(pages as usize).map_err(|_| NoMemory)?;
+        whole.resize_with(pages as usize, || None);
+        for copy in 0..usize::from(COPIES) {
+            if self.members.get(copy).copied().unwrap_or(false) {
+                self.read_copy_pages(copy, &mut whole)?;
+            }
+        }
+        let mut entries = Vec::new();
+        entries.try_reserve_exact(usize::try_from(total).map_err(|_| NoMemory)?).map_err(|_| NoMemory)?;
+        for (page, found) in (0..pages).zip(whole) {
+            entries.extend(found.ok_or(RecoveryError::TableLost { page })?);
+        }
+        if entries.len() as u64 != total {
+            let why = alloc::format!("{} entries where the superblock says {total}", entries.len());
+            return Err(RecoveryError::Inconsistent(why));
+        }
+        Ok(entries)
+    }
+
+    fn read_copy_pages(
+        &mut self,
+        copy: usize,
+        whole: &mut [Option<Vec<Entry>>],
+    ) -> Result<(), RecoveryError> {
+        const BATCH: usize = 256;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(BATCH.min(whole.len()) * PAGE_SIZE).map_err(|_| NoMemory)?;
+        for (batch, places) in (0u32..).zip(whole.chunks_mut(BATCH)) {
+            let first = batch * BATCH as u32;
+            let offset = self.shape.page_at(self.superblock.area, first);
+            bytes.clear();
+            bytes.resize(places.len() * PAGE_SIZE, 0);
+            let batch_read = self.read(copy, offset, &mut bytes);
+            for ((index, place), page) in (first..).zip(places).zip(bytes.chunks_exact_mut(PAGE_SIZE)) {
+                let at = self.shape.page_at(self.superblock.area, index);
+                if batch_read.is_err() {
+                    // One bad sector must not take the whole batch.
+                    if let Err(flaw) = self.read(copy, at, page) {
+                        self.note(copy, flaw);
+                        continue;
+                    }
+                }
+                match self.decode_page(copy, index, page) {
+                    Err(error) => {
+                        let start = self.copies.get(copy).map_or(0, |c| c.start);
+                        self.note(copy, (Flaw::Damaged(error), start + at));
+                    }
+                    Ok(entries) => match place {
+                        None => *place = Some(entries),
+                        Some(known) if *known == entries => {}
+                        Some(_) => {
+                            return Err(ElectionError::Contradiction {
+                                generation: self.superblock.generation,
+                            }
+                            .into());
+                        }
+                    },
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn decode_page(&self, copy: usize, index: u32, page: &[u8]) -> Result<Vec<Entry>, DecodeError> {
+        let expected = PageHeader {
+            volume: self.superblock.volume_tag(),
+            copy: copy as u8,
+            index,
+            generation: self.superblock.generation,
+        };
+        CheckpointPage::decode(page, &expected, self.superblock.block_sectors()).map(|p| p.entries)
+    }
+
+    pub(super) fn build(&self, entries: &[Entry]) -> Result<(Table, SparePool), RecoveryError> {
+        let mut table = Table::create(main_blocks(&self.superblock))?;
+        let mut pool = empty_pool(&self.superblock)?;
+        for entry in entries {
+            install(&self.superblock, &mut table, &mut pool, entry)?;
+        }
+        Ok((table, pool))
+    }
+
+    /// Applies the journal, record by record, each from any copy in which it is whole.
+    pub(super) fn replay(mut self, table: Table, pool: SparePool) -> Result<Recovered, RecoveryError> {
+        let mut state =
+            Replay { table, pool, generation: self.superblock.generation, position: 0, dirty: false };
+        let mut windows: Vec<Window> = (0..COPIES).map(|_| Window::default()).collect();
+        loop {
+            let expected_generation = state.generation.wrapping_add(1);
+            let record = self.read_record(&mut windows, state.position, expected_generation)?;
+            let Some(record) = record else { break };
+            state.position += record.pages;
+            state.generation = expected_generation;
+            for edit in &record.edits {
+                state.apply(edit)?;
+            }
+        }
+        self.refuse_hole(&mut windows, &state)?;
+        if state.dirty {
+            state.pool = rebuild_pool(&self.superblock, &state)?;
+        }
+        let generation = state.generation;
+        for report in &mut self.copies {
+            if report.flaw.is_none() {
+                report.generation = Some(generation);
+            }
+        }
+        let needs_repair = self.copies.iter().any(|c| c.flaw.is_some());
+        Ok(Recovered {
+            superblock: self.superblock,
+            devices: self.devices,
+            table: state.table,
+            pool: state.pool,
+            generation,
+            journal_position: state.position,
+            copies: self.copies,
+            needs_repair,
+        })
+    }
+
+    fn read_record(
+        &mut self,
+        windows: &mut [Window],
+        position: u32,
+        generation: u64,
+    ) -> Result<Option<Record>, RecoveryError> {
+        if position >= self.shape.journal_pages {
+            return Ok(None);
+        }
+        let mut record: Option<Record> = None;
+        let mut failed: [Option<(Flaw, u64)>; COPIES as usize] = [None; COPIES as usize];
+        for (copy, window) in windows.iter_mut().enumerate() {
+            if !self.members.get(copy).copied().unwrap_or(false) {
+                continue;
+            }
+            match self.decode_record(copy, window, position, generation) {
+                Ok(found) => match &record {
+                    Some(known) if known.edits != found.edits => {
+                        return Err(ElectionError::Contradiction { generation }.into());
+                    }
+                    _ => record = Some(found),
+                },
+                Err(flaw) => {
+                    if let Some(place) = failed.get_mut(copy) {
+                        *place = Some(flaw);
+                    }
+                }
+            }
+        }
+        if record.is_some() {
+            // The record is real; a copy without it is damaged or was left behind by a crash.
+            for (copy, flaw) in failed.into_iter().enumerate() {
+                if let Some(flaw) = flaw {
+                    self.note(copy, flaw);
+                }
+            }
+        } else {
+            // Nobody has it: the journal ends here. What cannot even be read there is damage all the same.
+            for (copy, flaw) in failed.into_iter().enumerate() {
+                if let Some(flaw @ (Flaw::Unreadable(_), _)) = flaw {
+                    self.note(copy, flaw);
+                }
+            }
+        }
+        Ok(record)
+    }
+
+    fn decode_record(
+        &mut self,
+        copy: usize,
+        window: &mut Window,
+        position: u32,
+        generation: u64,
+    ) -> Result<Record, (Flaw, u64)> {
+        let bytes = window.at(self, copy, position)?;
+        let expected = RecordHeader {
+            volume: self.superblock.volume_tag(),
+            copy: copy as u8,
+            position,
+            checkpoint: self.superblock.generation,
+            generation,
+        };
+        Record::decode(bytes, &expected, self.superblock.block_sectors()).map_err(|error| {
+            let start = self.copies.get(copy).map_or(0, |c| c.start);
+            (Flaw::Damaged(error), start + self.shape.journal_at(position))
+        })
+    }
+
+    /// A whole record *behind* the end of the journal proves that the end is a hole in every copy.
+    fn refuse_hole(&mut self, windows: &mut [Window], end: &Replay) -> Result<(), RecoveryError> {
+        const LOOK_AHEAD: u32 = 4 * MAX_RECORD_PAGES as u32;
+        let missing = end.generation.wrapping_add(1);
+        let last = end.position.saturating_add(LOOK_AHEAD).min(self.shape.journal_pages);
+        for position in end.position..last {
+            for (copy, window) in windows.iter_mut().enumerate() {
+                if !self.members.get(copy).copied().unwrap_or(false) {
+                    continue;
+                }
+                for generation in 2..=u64::from(position - end.position) + 1 {
+                    let later = end.generation.wrapping_add(generation);
+                    if self.decode_record(copy, window, position, later).is_ok() {
+                        return Err(RecoveryError::JournalHole { generation: missing });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The journal around a position, read ahead.
+#[derive(Default)]
+struct Window {
+    first: u32,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    const PAGES: u32 = 128;
+
+    /// The journal's bytes from `position` on: a whole record, or up to the journal's end.
+    fn at(&mut self, session: &mut Session<'_>, copy: usize, position: u32) -> Result<&[u8], (Flaw, u64)> {
+        let journal_end = session.shape.journal_pages;
+        let need_end = position.saturating_add(MAX_RECORD_PAGES as u32).min(journal_end);
+        let have_end = self.first + (self.bytes.len() / PAGE_SIZE) as u32;
+        if position < self.first || need_end > have_end {
+            self.bytes.clear();
+            let pages = Self::PAGES.min(journal_end.saturating_sub(position));
+            let offset = session.shape.journal_at(position);
+            self.bytes.resize(pages as usize * PAGE_SIZE, 0);
+            self.first = position;
+            if session.read(copy, offset, &mut self.bytes).is_err() {
+                // Page by page: an unreadable page reads as nothing, unless it is the one that is wanted.
+                for (page, bytes) in (0u64..).zip(self.bytes.chunks_exact_mut(PAGE_SIZE)) {
+                    let outcome = session.read(copy, offset + page * PAGE_SIZE as u64, bytes);
+                    match outcome {
+                        Err(flaw) if page == 0 => {
+                            self.bytes.clear();
+                            return Err(flaw);
+                        }
+                        Err(_) => bytes.fill(0),
+                        Ok(()) => {}
+                    }
+                }
+            }
+        }
+        Ok(self.bytes.get((position - self.first) as usize * PAGE_SIZE..).unwrap_or(&[]))
+    }
+}
+
+struct Replay {
+    table: Table,
+    pool: SparePool,
+    generation: u64,
+    position: u32,
+    /// Did a record change anything (so that the slots must be counted anew)?
+    dirty: bool,
+}
+
+impl Replay {
+    fn apply(&mut self, edit: &Entry) -> Result<(), RecoveryError> {
+        self.dirty = true;
+        if edit.state == EntryState::Retired {
+            self.pool.retire(edit);
+            return Ok(());
+        }
+        Ok(self.table.apply(edit)?)
+    }
+}
+
+/// The slots as the final table names them: also proves that no two entries share one.
+fn rebuild_pool(superblock: &Superblock, state: &Replay) -> Result<SparePool, RecoveryError> {
+    let mut pool = empty_pool(superblock)?;
+    let claim = |pool: &mut SparePool, entry: &Entry| {
+        pool.claim(entry).map_err(|error| {
+            RecoveryError::Inconsistent(alloc::format!("entry at block {}: {error}", entry.block))
+        })
+    };
+    for entry in state.table.iter() {
+        if entry.end() > main_blocks(superblock) {
+            let why = alloc::format!("entry at block {} lies behind the end of the main device", entry.block);
+            return Err(RecoveryError::Inconsistent(why));
+        }
+        if entry.state == EntryState::Remapped {
+            claim(&mut pool, entry)?;
+        }
+    }
+    for entry in state.pool.retired() {
+        claim(&mut pool, entry)?;
+    }
+    Ok(pool)
+}

@@ -1,0 +1,183 @@
+//! Finding superblocks: on which devices, of which volume, in which copies.
+
+use alloc::vec::Vec;
+
+use remap_format::layout;
+use remap_format::{CopyRole, DecodeError, PAGE_SIZE, Superblock, SuperblockFlags, newer};
+
+use super::{CopyReport, Flaw, RecoveryError, SpareReader};
+
+/// A superblock that was found, and where.
+struct Found {
+    device: usize,
+    superblock: Superblock,
+}
+
+/// The newest believable superblock on any device; every device must hold one of the same volume.
+pub(super) fn newest_superblock(
+    reader: &mut dyn SpareReader,
+    sizes: &[u64],
+) -> Result<Superblock, RecoveryError> {
+    let mut best: Option<Superblock> = None;
+    for device in 0..sizes.len() {
+        let found = scan_device(reader, device, sizes)?;
+        for candidate in found {
+            let superblock = candidate.superblock;
+            match &best {
+                Some(b) if b.volume != superblock.volume => {
+                    return Err(RecoveryError::MixedVolumes { spare: device, name: superblock.name });
+                }
+                Some(b) if !newer(superblock.generation, b.generation) => {}
+                _ => best = Some(superblock),
+            }
+        }
+    }
+    best.ok_or(RecoveryError::NoMetadata { spare: 0, flaw: Flaw::Damaged(DecodeError::Magic("superblock")) })
+}
+
+/// All whole, unfenced superblocks on a device.
+fn scan_device(
+    reader: &mut dyn SpareReader,
+    device: usize,
+    sizes: &[u64],
+) -> Result<Vec<Found>, RecoveryError> {
+    let size = sizes.get(device).copied().unwrap_or(0);
+    let mut found: Vec<Found> = Vec::new();
+    let mut flaw = None;
+    let mut fenced = false;
+    let mut places = layout::search_places(size);
+    let mut next = 0;
+    while let Some(&place) = places.get(next) {
+        next += 1;
+        for page in 0..layout::SUPERBLOCK_PAGES {
+            match read_superblock(reader, device, place + page * PAGE_SIZE as u64, size) {
+                Ok(superblock) if superblock.flags.has(SuperblockFlags::FENCED) => fenced = true,
+                Ok(superblock) => {
+                    // A device that has grown keeps its anchors where its recorded size puts them.
+                    let recorded =
+                        superblock.spares.get(usize::from(superblock.spare_index)).map_or(0, |s| s.size);
+                    for old in layout::search_places(recorded) {
+                        if !places.contains(&old) {
+                            places.push(old);
+                        }
+                    }
+                    found.push(Found { device, superblock });
+                }
+                Err(Flaw::Damaged(e @ (DecodeError::Version { .. } | DecodeError::Incompatible { .. }))) => {
+                    return Err(RecoveryError::NoMetadata { spare: device, flaw: Flaw::Damaged(e) });
+                }
+                Err(other) => {
+                    // Damage says more than blank pages do.
+                    if matches!(flaw, None | Some(Flaw::Damaged(DecodeError::Magic(_)))) {
+                        flaw = Some(other);
+                    }
+                }
+            }
+        }
+    }
+    if found.is_empty() {
+        let flaw = if fenced {
+            Flaw::Fenced
+        } else {
+            flaw.unwrap_or(Flaw::Damaged(DecodeError::Magic("superblock")))
+        };
+        return Err(RecoveryError::NoMetadata { spare: device, flaw });
+    }
+    Ok(found)
+}
+
+fn read_superblock(
+    reader: &mut dyn SpareReader,
+    device: usize,
+    at: u64,
+    size: u64,
+) -> Result<Superblock, Flaw> {
+    let mut page = [0; PAGE_SIZE];
+    if at.checked_add(PAGE_SIZE as u64).is_none_or(|end| end > size) {
+        return Err(Flaw::Damaged(DecodeError::Magic("superblock")));
+    }
+    reader.read(device, at, &mut page).map_err(Flaw::Unreadable)?;
+    Superblock::decode(&page).map_err(Flaw::Damaged)
+}
+
+/// Which given device is which spare of the volume.
+pub(super) fn match_devices(
+    reader: &mut dyn SpareReader,
+    sizes: &[u64],
+    best: &Superblock,
+) -> Result<Vec<usize>, RecoveryError> {
+    let expected = best.spares.len();
+    let mut devices: Vec<Option<usize>> = alloc::vec![None; expected];
+    for device in 0..sizes.len() {
+        let found = scan_device(reader, device, sizes)?;
+        let Some(first) = found.first() else { continue };
+        let index = usize::from(first.superblock.spare_index);
+        match devices.get_mut(index) {
+            Some(place @ None) => *place = Some(first.device),
+            Some(Some(other)) => {
+                return Err(RecoveryError::DuplicateSpare { first: *other, second: device });
+            }
+            None => {
+                return Err(RecoveryError::MixedVolumes {
+                    spare: device,
+                    name: first.superblock.name.clone(),
+                });
+            }
+        }
+    }
+    let mut out = Vec::new();
+    for (missing, device) in (0u8..).zip(devices) {
+        out.push(device.ok_or(RecoveryError::MissingSpare { missing, expected })?);
+    }
+    Ok(out)
+}
+
+/// The current superblock of one copy: the newer of its two pages.
+pub(super) fn read_copy_superblock(
+    reader: &mut dyn SpareReader,
+    device: usize,
+    size: u64,
+    place: &layout::CopyPlace,
+    newest: &Superblock,
+) -> (CopyReport, Option<Superblock>) {
+    let mut report = CopyReport {
+        copy: place.copy,
+        spare: place.spare,
+        start: place.start,
+        generation: None,
+        flaw: None,
+        superblock_page: None,
+    };
+    let mut current: Option<Superblock> = None;
+    let mut flaw = None;
+    let mut fenced = false;
+    for page in 0..2u8 {
+        let at = place.start + u64::from(page) * PAGE_SIZE as u64;
+        match read_superblock(reader, device, at, size) {
+            Ok(s) if s.volume != newest.volume || s.role != CopyRole::Copy(place.copy) => {
+                flaw = Some((Flaw::Damaged(DecodeError::Magic("superblock of this copy")), at));
+            }
+            Ok(s) if s.flags.has(SuperblockFlags::FENCED) => fenced = true,
+            Ok(s) => {
+                if current.as_ref().is_none_or(|c| newer(s.generation, c.generation)) {
+                    report.superblock_page = Some(page);
+                    current = Some(s);
+                }
+            }
+            Err(other) => flaw = Some((other, at)),
+        }
+    }
+    if fenced {
+        report.flaw = Some((Flaw::Fenced, place.start));
+        report.superblock_page = None;
+        return (report, None);
+    }
+    if let Some(found) = &current {
+        report.generation = Some(found.generation);
+        // A torn older page is normal after a crash; a page that cannot be read is damage.
+        report.flaw = flaw.filter(|(f, _)| matches!(f, Flaw::Unreadable(_)));
+    } else {
+        report.flaw = Some(flaw.unwrap_or((Flaw::Stale, place.start)));
+    }
+    (report, current)
+}
