@@ -1,0 +1,67 @@
+//! Bytes received and not yet understood.
+//!
+//! Invariant: the capacity is above the longest message that must be whole before it is handled (an option of 64 KiB
+//! with its head), so there is always room when a message is incomplete.
+
+/// Capacity in bytes: many small requests, or the start of large ones, in one system call.
+const CAPACITY: usize = 128 << 10;
+
+/// A flat buffer with a consumed front.
+#[derive(Debug)]
+pub(super) struct Input {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Self { bytes: vec![0; CAPACITY], start: 0, end: 0 }
+    }
+}
+
+impl Input {
+    pub(super) fn unread(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    pub(super) fn consume(&mut self, len: usize) {
+        self.start += len;
+        debug_assert!(self.start <= self.end);
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+    }
+
+    /// Where to receive to. The unread bytes move to the front first.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        &mut self.bytes[self.end..]
+    }
+
+    /// `len` bytes were received into [`Self::room`].
+    pub(super) fn received(&mut self, len: usize) {
+        self.end += len;
+        debug_assert!(self.end <= self.bytes.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unread_bytes_survive_compaction() {
+        let mut input = Input::default();
+        input.room()[..5].copy_from_slice(b"abcde");
+        input.received(5);
+        input.consume(3);
+        assert_eq!(input.room().len(), CAPACITY - 2);
+        assert_eq!(input.unread(), b"de");
+        input.consume(2);
+        assert_eq!((input.unread(), input.room().len()), (&b""[..], CAPACITY));
+    }
+}
