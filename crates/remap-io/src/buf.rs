@@ -17,7 +17,9 @@ pub const BUF_ALIGN: usize = 4096;
 
 /// Memory for a buffer could not be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no memory for an I/O buffer of {bytes} bytes: free memory, or lower the queue depth or the request size")]
+#[error(
+    "no memory for an I/O buffer of {bytes} bytes: free memory, or lower the queue depth or the request size"
+)]
 pub struct AllocError {
     /// What was asked for.
     pub bytes: usize,
@@ -121,6 +123,7 @@ impl Buf {
     }
 
     /// A part of the buffer for an operation; it shares the memory and is dropped when the operation has ended.
+    /// Slices that are out at the same time may overlap only if all of their operations write to the device.
     ///
     /// # Panics
     /// When the range is not within the length (a bug of the caller).
@@ -172,7 +175,11 @@ impl BufSlice {
     /// When the range is not within the length (a bug of the caller).
     #[must_use]
     pub fn part(&self, range: Range<usize>) -> Self {
-        assert!(range.start <= range.end && range.end <= self.len, "part {range:?} of a slice of {} bytes", self.len);
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "part {range:?} of a slice of {} bytes",
+            self.len
+        );
         Self { memory: Arc::clone(&self.memory), start: self.start + range.start, len: range.len() }
     }
 

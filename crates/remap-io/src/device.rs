@@ -1,143 +1,284 @@
-//! An opened device (being written: the signatures are final).
-use std::path::Path;
-use std::sync::Arc;
+//! An opened device: what all queues of the process share about it, and blocking calls for start-up and offline tools.
+//!
+//! Invariant: every read and write, blocking or not, goes through an [`IoQueue`], so that all of them get the same fault
+//! classification, deadline, drills and protection from late writes.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use remap_core::op::Fault;
+use rustix::io::Errno;
 
-use crate::Buf;
 use crate::drill::Drill;
+use crate::errno::{Backing, classify};
+use crate::identity::Identity;
+use crate::open::{self, Limits, OpenError, OpenOptions};
+use crate::zombie::Graveyard;
+use crate::{Buf, BufSlice, DeviceOp, IoBackend, IoKind, IoQueue, ioctl};
 
-/// Whether to bypass the page cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Direct {
-    /// Direct where the device or file system takes it.
-    #[default]
-    Auto,
-    /// Direct, or the open fails.
-    Always,
-    /// Through the page cache.
-    Never,
+/// Deadline of the blocking calls unless [`Device::with_deadline`] says otherwise.
+pub const BLOCKING_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What all handles of one opened device share.
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    fd: OwnedFd,
+    block: bool,
+    /// First byte of the slice.
+    base: u64,
+    /// Bytes of the slice.
+    size: u64,
+    limits: Limits,
+    identity: OnceLock<Identity>,
+    graveyard: Arc<Graveyard>,
+    /// First failure of a flush through the page cache. Afterwards the kernel may have dropped the dirty pages and would
+    /// say "all well" to the next flush; so we never do.
+    lost_flush: OnceLock<Fault>,
+    /// Bits of [`ZeroMethod`] that the device refused once.
+    refused_zeroing: AtomicU8,
 }
 
-/// How to open.
-#[derive(Clone, Debug, Default)]
-pub struct OpenOptions {
-    /// For writing too.
-    pub write: bool,
-    /// Refuse when somebody else uses it, and keep others out.
-    pub exclusive: bool,
-    /// Bypass the page cache?
-    pub direct: Direct,
-    /// Only this part: offset in bytes, length in bytes (`None`: to the end).
-    pub slice: Option<(u64, Option<u64>)>,
+/// Ways to have zeroes without sending them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ZeroMethod {
+    /// Give the space back.
+    PunchHole,
+    /// Keep the space.
+    ZeroRange,
 }
 
-/// Why a device could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("not yet")]
-pub struct OpenError {}
-
-/// What a device can do.
+/// An opened file or block device, or a slice of one. Cheap to clone; all clones are the same device.
 #[derive(Clone, Debug)]
-pub struct Limits {
-    /// Smallest unit of I/O in bytes.
-    pub logical_block: u32,
-    /// Smallest unit it writes without reading first, in bytes.
-    pub physical_block: u32,
-    /// Not writable.
-    pub read_only: bool,
-    /// It spins.
-    pub rotational: bool,
-    /// Discards do something.
-    pub discard: bool,
-    /// Zeroes can be written without sending them.
-    pub write_zeroes: bool,
-    /// O_DIRECT is in use.
-    pub direct: bool,
-    /// Why it is not.
-    pub direct_refused: Option<String>,
+pub struct Device {
+    shared: Arc<Shared>,
+    drills: Option<Arc<[Arc<Drill>]>>,
+    deadline: Duration,
 }
 
-/// What tells this device from another.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// Bytes.
-    pub size: u64,
-    /// Bytes.
-    pub logical_block: u32,
-    /// World-wide name.
-    pub wwn: Option<String>,
-    /// Serial number.
-    pub serial: Option<String>,
-    /// Model.
-    pub model: Option<String>,
-    /// UUID found in the contents, with its kind.
-    pub content_uuid: Option<String>,
-}
-
-/// An opened file or block device, or a slice of one. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Device {}
-
-#[allow(unused_variables)]
 impl Device {
-    /// Opens.
+    /// Opens a block device or a regular file and finds out its limits and identity.
     ///
     /// # Errors
-    /// See [`OpenError`].
+    /// [`OpenError`] says what stood in the way and what would do.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
-        unimplemented!()
+        let opened = open::open(path, options)?;
+        let device = Self {
+            shared: Arc::new(Shared {
+                path: path.to_path_buf(),
+                fd: opened.fd,
+                block: opened.node.is_some(),
+                base: opened.base,
+                size: opened.size,
+                limits: opened.limits,
+                identity: OnceLock::new(),
+                graveyard: Arc::default(),
+                lost_flush: OnceLock::new(),
+                refused_zeroing: AtomicU8::new(0),
+            }),
+            drills: None,
+            deadline: BLOCKING_DEADLINE,
+        };
+        // One read that times out is enough: a device that hangs must not hold up the start a dozen times.
+        let mut hung = false;
+        let mut buf = Buf::alloc(crate::BUF_ALIGN)?;
+        let mut read = |offset: u64, len: usize| {
+            if hung || len > buf.capacity() || !buf.is_unique() {
+                return None;
+            }
+            buf.set_len(len);
+            let outcome = device.read_at(offset, &mut buf);
+            hung = outcome == Err(Fault::Timeout);
+            outcome.ok().map(|()| buf.bytes().to_vec())
+        };
+        let logical_block = device.shared.limits.logical_block;
+        let identity = Identity::of(device.shared.size, logical_block, opened.node.as_ref(), &mut read);
+        device.shared.identity.get_or_init(|| identity);
+        Ok(device)
     }
-    /// Path as opened.
+
+    /// The path that it was opened by.
     #[must_use]
     pub fn path(&self) -> &Path {
-        unimplemented!()
+        &self.shared.path
     }
+
     /// Bytes of the slice, rounded down to the logical block.
     #[must_use]
     pub fn size(&self) -> u64 {
-        unimplemented!()
+        self.shared.size
     }
-    /// Limits.
+
+    /// Is it a block device (and not a regular file)?
+    #[must_use]
+    pub fn is_block_device(&self) -> bool {
+        self.shared.block
+    }
+
+    /// What it can do.
     #[must_use]
     pub fn limits(&self) -> &Limits {
-        unimplemented!()
+        &self.shared.limits
     }
-    /// Identity.
+
+    /// What tells it from others.
     #[must_use]
     pub fn identity(&self) -> &Identity {
-        unimplemented!()
+        self.shared.identity.get().expect("`open` sets it before it returns")
     }
-    /// The same device seen through a fault layer.
+
+    /// The same device seen through one more fault layer; the last one added is asked first.
     #[must_use]
     pub fn with_drill(self, drill: Arc<Drill>) -> Self {
-        unimplemented!()
+        let drills =
+            std::iter::once(drill).chain(self.drills.iter().flat_map(|d| d.iter().cloned())).collect();
+        Self { drills: Some(drills), ..self }
     }
-    /// The same device with another deadline for the blocking calls (default 30 s).
+
+    /// The same device with another deadline for its blocking calls.
     #[must_use]
     pub fn with_deadline(self, deadline: Duration) -> Self {
-        unimplemented!()
+        Self { deadline, ..self }
     }
-    /// Reads the whole buffer.
+
+    /// Reads `into.len()` bytes at byte `offset`. Blocks, up to the deadline.
     ///
     /// # Errors
-    /// The fault.
+    /// The fault; after [`Fault::Timeout`] the buffer may stay shared with the kernel (see [`Buf::is_unique`]).
     pub fn read_at(&self, offset: u64, into: &mut Buf) -> Result<(), Fault> {
-        unimplemented!()
+        let slice = into.slice(0..into.len());
+        self.block_on(IoKind::Read, offset, widen(slice.len()), Some(slice))
     }
-    /// Writes the whole buffer.
+
+    /// Writes the whole buffer at byte `offset`. Blocks, up to the deadline.
     ///
     /// # Errors
-    /// The fault.
+    /// The fault; after [`Fault::Timeout`] the buffer may stay shared with the kernel (see [`Buf::is_unique`]).
     pub fn write_at(&self, offset: u64, from: &Buf) -> Result<(), Fault> {
-        unimplemented!()
+        let slice = from.shared_slice(0..from.len());
+        self.block_on(IoKind::Write { fua: false }, offset, widen(slice.len()), Some(slice))
     }
-    /// Makes all completed writes durable.
+
+    /// Makes all completed writes durable. Blocks, up to the deadline.
     ///
     /// # Errors
     /// The fault.
     pub fn flush(&self) -> Result<(), Fault> {
-        unimplemented!()
+        self.block_on(IoKind::Flush, 0, 0, None)
     }
+
+    /// Carries out one operation on the calling thread's own queue.
+    fn block_on(&self, kind: IoKind, offset: u64, len: u64, buf: Option<BufSlice>) -> Result<(), Fault> {
+        thread_local! {
+            static QUEUE: RefCell<Option<IoQueue>> = const { RefCell::new(None) };
+        }
+        QUEUE.with_borrow_mut(|slot| {
+            // No descriptor or memory for a queue: we did not reach the device, which says nothing about its medium.
+            let mut queue = match slot.take() {
+                Some(queue) => queue,
+                None => IoQueue::open(IoBackend::Auto, 4).map_err(|_| Fault::Transport)?,
+            };
+            queue.submit(0, DeviceOp { device: self.clone(), kind, offset, len, buf }, self.deadline);
+            loop {
+                if let Some((_, outcome)) = queue.next() {
+                    *slot = Some(queue);
+                    return outcome;
+                }
+                // A queue that cannot wait any more is dropped; its drop sees to the memory.
+                queue.wait(&mut [], None).map_err(|_| Fault::Transport)?;
+            }
+        })
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.shared.fd.as_fd()
+    }
+
+    pub(crate) fn drills(&self) -> &[Arc<Drill>] {
+        self.drills.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn graveyard(&self) -> &Arc<Graveyard> {
+        &self.shared.graveyard
+    }
+
+    /// Where the slice's byte `offset` is on the device.
+    pub(crate) fn absolute(&self, offset: u64) -> u64 {
+        self.shared.base + offset
+    }
+
+    /// What is wrong with an operation's shape, if anything.
+    pub(crate) fn check(
+        &self,
+        kind: IoKind,
+        range: &Range<u64>,
+        buf: Option<&BufSlice>,
+    ) -> Result<(), Fault> {
+        let block = u64::from(self.shared.limits.logical_block);
+        let fits = range.start < range.end && range.end <= self.shared.size;
+        let aligned = range.start.is_multiple_of(block) && range.end.is_multiple_of(block);
+        let filled = buf.is_some_and(|buf| widen(buf.len()) == range.end - range.start);
+        let sound = match kind {
+            IoKind::Read => fits && aligned && filled,
+            IoKind::Write { .. } => fits && aligned && filled && !self.shared.limits.read_only,
+            IoKind::WriteZeroes { .. } | IoKind::Discard => fits && aligned && !self.shared.limits.read_only,
+            IoKind::Flush => true,
+        };
+        if sound { Ok(()) } else { Err(Fault::Unsupported) }
+    }
+
+    /// The fault behind an errno; looks at the device when the errno says nothing.
+    pub(crate) fn fault(&self, errno: Errno) -> Fault {
+        match classify(errno, if self.shared.block { Backing::Block } else { Backing::File }) {
+            Fault::Unknown if self.shared.block && matches!(ioctl::size_bytes(self.fd()), Ok(0)) => {
+                classify(errno, Backing::VanishedBlock)
+            }
+            fault => fault,
+        }
+    }
+
+    /// The fault that a drill's errno stands for on this device.
+    pub(crate) fn pretended_fault(&self, errno: Errno) -> Fault {
+        classify(errno, if self.shared.block { Backing::Block } else { Backing::File })
+    }
+
+    /// The fault of an earlier flush that makes all later ones worthless.
+    pub(crate) fn lost_flush(&self) -> Option<Fault> {
+        self.shared.lost_flush.get().copied()
+    }
+
+    /// Notes that something which was to be made durable was not.
+    pub(crate) fn flush_failed(&self, fault: Fault) {
+        if !self.shared.limits.direct {
+            self.shared.lost_flush.get_or_init(|| fault);
+        }
+    }
+
+    /// May this way of zeroing be tried?
+    pub(crate) fn can_zero_by(&self, method: ZeroMethod) -> bool {
+        self.shared.limits.write_zeroes
+            && self.shared.refused_zeroing.load(Ordering::Relaxed) & flag(method) == 0
+    }
+
+    /// Notes that the device refused this way of zeroing.
+    pub(crate) fn refused_zeroing(&self, method: ZeroMethod) {
+        self.shared.refused_zeroing.fetch_or(flag(method), Ordering::Relaxed);
+    }
+}
+
+fn flag(method: ZeroMethod) -> u8 {
+    match method {
+        ZeroMethod::PunchHole => 1,
+        ZeroMethod::ZeroRange => 2,
+    }
+}
+
+/// Lengths in memory fit 64 bits on every machine that Linux runs on.
+pub(crate) fn widen(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
 }

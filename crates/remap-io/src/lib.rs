@@ -1,15 +1,26 @@
 //! Block devices and files as dm-remap uses them: opening and identifying them, I/O queues with deadlines, the errno to
-//! [`Fault`](remap_core::op::Fault) mapping, and drills (fault layers that make a healthy device fail on command).
+//! [`Fault`](remap_core::op::Fault) mapping, maps of bad sectors, and drills (fault layers that make a healthy device
+//! fail on command).
 //!
 //! Invariant: only this crate knows an errno, and no operation outlives its deadline: its tag completes in time, and the
 //! memory it uses stays alive until the kernel is done with it.
 
+pub mod badmap;
 mod buf;
 mod device;
-mod drill;
+pub mod drill;
+mod errno;
+mod identity;
+mod ioctl;
+mod open;
 mod queue;
+mod sysfs;
+mod zombie;
 
+pub use badmap::BadMap;
 pub use buf::{AllocError, BUF_ALIGN, Buf, BufSlice};
-pub use device::{Device, Direct, Identity, Limits, OpenError, OpenOptions};
+pub use device::{BLOCKING_DEADLINE, Device};
 pub use drill::Drill;
+pub use identity::Identity;
+pub use open::{Direct, Limits, OpenError, OpenOptions};
 pub use queue::{DeviceOp, IoBackend, IoKind, IoQueue, Wake, Watch};

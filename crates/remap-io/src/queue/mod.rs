@@ -1,147 +1,447 @@
-//! I/O queues (being written: the signatures are final).
+//! I/O queues: many operations at once, each answered exactly once and in time.
+//!
+//! Invariant: every entry is in exactly one [`Place`]; a tag is answered when its entry ends or becomes a zombie, and an
+//! entry (with the memory that the kernel may write to) is only dropped when the kernel does not have it.
+
+mod entry;
+mod op;
+mod threads;
+mod uring;
+mod wake;
+
+use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
-use std::time::Duration;
+use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use remap_core::op::Fault;
+use rustix::io::Errno;
 
-use crate::{BufSlice, Device};
+pub use op::{DeviceOp, IoBackend, IoKind, Watch};
+pub use wake::Wake;
 
-/// How to talk to the kernel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum IoBackend {
-    /// io_uring where the kernel lets us, else threads. `DM_REMAP_IO=threads` forces threads.
-    #[default]
-    Auto,
-    /// io_uring.
-    Uring,
-    /// A small pool of threads.
-    Threads,
+use crate::drill::Act as DrillAct;
+use crate::{Buf, BufSlice};
+use entry::{Entry, Place, Verdict};
+
+/// Bytes of zeroes that one write of the fall-back zeroing sends.
+const ZERO_BYTES: usize = 256 << 10;
+/// How long a dropped queue waits for the kernel before it gives up memory for good.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Longer deadlines are shortened to this.
+const DEADLINE_MAX: Duration = Duration::from_secs(86_400);
+/// Most operations at once with the kernel, per queue.
+const DEPTH_MAX: u32 = 4096;
+
+/// What the kernel said about the operation in a slot.
+type Finished = (u32, Result<u64, Errno>);
+
+enum Backend {
+    Uring(Box<uring::Uring>),
+    Threads(threads::Threads),
 }
 
-/// What to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IoKind {
-    /// Device to buffer.
-    Read,
-    /// Buffer to device.
-    Write {
-        /// Durable before it completes.
-        fua: bool,
-    },
-    /// Make the range read as zeroes.
-    WriteZeroes {
-        /// Durable before it completes.
-        fua: bool,
-        /// The space may be given back.
-        may_unmap: bool,
-    },
-    /// The contents are no longer needed (a hint).
-    Discard,
-    /// Everything completed becomes durable.
-    Flush,
-}
-
-/// An operation.
-#[derive(Debug)]
-pub struct DeviceOp {
-    /// Where.
-    pub device: Device,
-    /// What.
-    pub kind: IoKind,
-    /// First byte.
-    pub offset: u64,
-    /// Bytes.
-    pub len: u64,
-    /// For reads and writes: exactly `len` bytes.
-    pub buf: Option<BufSlice>,
-}
-
-/// A descriptor to wait for.
-#[derive(Debug)]
-pub struct Watch<'fd> {
-    /// The descriptor.
-    pub fd: BorrowedFd<'fd>,
-    /// Wait until readable.
-    pub read: bool,
-    /// Wait until writable.
-    pub write: bool,
-    /// Out: readable (or hung up, or in error).
-    pub ready_read: bool,
-    /// Out: writable (or hung up, or in error).
-    pub ready_write: bool,
-}
-
-/// Wakes a thread that waits in [`IoQueue::wait`] from another thread.
-#[derive(Debug)]
-pub struct Wake {}
-
-impl Wake {
-    /// Makes one.
-    ///
-    /// # Errors
-    /// No descriptor left.
-    pub fn create() -> io::Result<Arc<Self>> {
-        unimplemented!()
+impl Backend {
+    fn start(&mut self, slot: u32, entry: &Entry, zeroes: &BufSlice) {
+        let call = entry.call(zeroes.len());
+        match self {
+            Self::Uring(uring) => uring.start(slot, entry, call, zeroes),
+            Self::Threads(threads) => threads.start(slot, entry, call, zeroes),
+        }
     }
-    /// Makes it readable.
-    pub fn wake(&self) {
-        unimplemented!()
+
+    /// Tries to stop an operation; true when the kernel certainly does not have it and will not finish it.
+    fn cancel(&mut self, slot: u32) -> bool {
+        match self {
+            Self::Uring(uring) => uring.cancel(slot),
+            Self::Threads(threads) => threads.cancel(slot),
+        }
     }
-    /// Makes it not readable.
-    pub fn clear(&self) {
-        unimplemented!()
+
+    fn reap(&mut self, into: &mut Vec<Finished>) {
+        match self {
+            Self::Uring(uring) => uring.reap(into),
+            Self::Threads(threads) => threads.reap(into),
+        }
+    }
+
+    /// Hands everything over to the kernel and waits for a result, a descriptor, a signal or the time.
+    fn wait(&mut self, fds: &mut [Watch<'_>], timeout: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Uring(uring) => uring.wait(fds, timeout),
+            Self::Threads(threads) => threads.wait(fds, timeout),
+        }
     }
 }
 
-impl AsFd for Wake {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        unimplemented!()
-    }
+/// One thread's I/O queue. To be used in the thread that opened it.
+pub struct IoQueue {
+    /// `None` only while it is dropped.
+    backend: Option<Backend>,
+    depth: usize,
+    slots: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    waiting: VecDeque<u32>,
+    ready: VecDeque<(u64, Result<(), Fault>)>,
+    finished: Vec<Finished>,
+    /// Entries that are answered to nobody yet.
+    unanswered: usize,
+    /// Entries in [`Place::Kernel`].
+    in_kernel: usize,
+    /// When deadlines and delays are to be looked at next; never later than the earliest of them.
+    alarm: Option<Instant>,
+    zeroes: BufSlice,
+    /// A ring belongs to the thread that made it.
+    one_thread: PhantomData<*mut ()>,
 }
 
-/// One thread's I/O queue.
-#[derive(Debug)]
-pub struct IoQueue {}
-
-#[allow(unused_variables)]
 impl IoQueue {
-    /// Opens a queue, to be used in this thread.
+    /// Opens a queue for the calling thread, with at most `depth` operations (1 to 4096) at once in the kernel.
     ///
     /// # Errors
-    /// The kernel refused, or no memory.
+    /// The kernel gave no ring, descriptor or memory.
     pub fn open(backend: IoBackend, depth: u32) -> io::Result<Self> {
-        unimplemented!()
+        let depth = depth.clamp(1, DEPTH_MAX);
+        let forced =
+            backend == IoBackend::Auto && std::env::var_os("DM_REMAP_IO").is_some_and(|v| v == "threads");
+        let backend = match backend {
+            IoBackend::Uring => Backend::Uring(Box::new(uring::Uring::open(depth)?)),
+            IoBackend::Auto if !forced => match uring::Uring::open(depth) {
+                Ok(uring) => Backend::Uring(Box::new(uring)),
+                Err(_) => Backend::Threads(threads::Threads::open(depth)?),
+            },
+            _ => Backend::Threads(threads::Threads::open(depth)?),
+        };
+        Ok(Self {
+            backend: Some(backend),
+            depth: usize::try_from(depth).unwrap_or(usize::MAX),
+            slots: Vec::new(),
+            free: Vec::new(),
+            waiting: VecDeque::new(),
+            ready: VecDeque::new(),
+            finished: Vec::new(),
+            unanswered: 0,
+            in_kernel: 0,
+            alarm: None,
+            zeroes: zeroes()?,
+            one_thread: PhantomData,
+        })
     }
-    /// The back end in use, never `Auto`.
+
+    /// The back end in use, never [`IoBackend::Auto`].
     #[must_use]
     pub fn backend(&self) -> IoBackend {
-        unimplemented!()
+        match self.backend {
+            Some(Backend::Uring(_)) => IoBackend::Uring,
+            Some(Backend::Threads(_)) | None => IoBackend::Threads,
+        }
     }
-    /// Starts an operation. Never blocks.
+
+    /// Starts an operation, to be answered under `tag` within `deadline`. Never blocks; what exceeds the depth waits
+    /// inside. An operation outside of the device, not aligned to its logical block, without the right buffer, or a
+    /// write to a read-only device completes with [`Fault::Unsupported`].
     pub fn submit(&mut self, tag: u64, op: DeviceOp, deadline: Duration) {
-        unimplemented!()
+        let end = op.offset.checked_add(op.len);
+        let checked = end.map_or(Err(Fault::Unsupported), |end| {
+            op.device.check(op.kind, &(op.offset..end), op.buf.as_ref())
+        });
+        if let Err(fault) = checked {
+            self.ready.push_back((tag, Err(fault)));
+            return;
+        }
+        let start = Instant::now();
+        let mut entry = Entry::of(tag, op, start + deadline.min(DEADLINE_MAX));
+        let mut delay = Duration::ZERO;
+        for drill in entry.op.device.drills() {
+            let judged = drill.judge(drill_act(entry.op.kind), sectors(&entry.op));
+            delay += judged.delay;
+            if let (None, Some(failure)) = (entry.drilled, judged.failure) {
+                entry.drilled = Some(failure.fault(&entry.op.device));
+            }
+        }
+        if !delay.is_zero() {
+            entry.place = Place::Delayed(start + delay.min(DEADLINE_MAX));
+            self.alarm_at(start + delay.min(DEADLINE_MAX));
+        }
+        self.alarm_at(entry.deadline);
+        let delayed = !delay.is_zero();
+        let slot = self.keep(entry);
+        if !delayed {
+            self.begin(slot);
+        }
     }
-    /// The next completion. Never blocks.
+
+    /// The next completion, if there is one: each tag exactly once, in any order. Never blocks and makes no system call;
+    /// completions arrive in [`Self::wait`].
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Option<(u64, Result<(), Fault>)> {
-        unimplemented!()
+        if self.ready.is_empty() {
+            self.reap();
+        }
+        self.ready.pop_front()
     }
-    /// Tags submitted and not returned by `next`.
+
+    /// Operations submitted and not yet returned by [`Self::next`].
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        unimplemented!()
+        self.unanswered + self.ready.len()
     }
-    /// Waits for a completion, a watched descriptor or the time.
+
+    /// Hands over what was submitted, and returns when a completion is available, a watched descriptor is ready, or
+    /// `timeout` is over. With a completion at hand it does not block, but still looks at the descriptors.
     ///
     /// # Errors
-    /// The queue is broken.
+    /// The wait itself failed; the queue is not usable any more.
     pub fn wait(&mut self, fds: &mut [Watch<'_>], timeout: Option<Duration>) -> io::Result<()> {
-        unimplemented!()
+        let mut now = Instant::now();
+        let until = timeout.map(|timeout| now + timeout.min(DEADLINE_MAX));
+        for watch in fds.iter_mut() {
+            (watch.ready_read, watch.ready_write) = (false, false);
+        }
+        self.expire(now);
+        loop {
+            let next = [until, self.alarm].into_iter().flatten().min();
+            let nap = if self.ready.is_empty() {
+                next.map(|next| next.saturating_duration_since(now))
+            } else {
+                Some(Duration::ZERO)
+            };
+            let Some(backend) = &mut self.backend else { return Ok(()) };
+            backend.wait(fds, nap)?;
+            self.reap();
+            now = Instant::now();
+            self.expire(now);
+            let over = until.is_some_and(|until| until <= now);
+            if over || !self.ready.is_empty() || fds.iter().any(Watch::is_ready) {
+                return Ok(());
+            }
+        }
     }
-    /// Call before closing a watched descriptor, if the queue lives on.
+
+    /// Stops watching a descriptor. To be called before closing a descriptor that was watched, if the queue lives on:
+    /// the kernel still watches the open file behind it, and its number may come to mean another one.
     pub fn forget(&mut self, fd: BorrowedFd<'_>) {
-        unimplemented!()
+        if let Some(Backend::Uring(uring)) = &mut self.backend {
+            uring.forget(fd);
+        }
+    }
+
+    /// Puts an entry into a slot.
+    fn keep(&mut self, entry: Entry) -> u32 {
+        self.unanswered += 1;
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            u32::try_from(self.slots.len() - 1).expect("memory ends before 2^32 operations")
+        });
+        self.slots[index(slot)] = Some(entry);
+        slot
+    }
+
+    /// Begins an entry that is not delayed (any more).
+    fn begin(&mut self, slot: u32) {
+        let Some(entry) = self.slots[index(slot)].as_mut() else { return };
+        if let Some(fault) = entry.drilled {
+            self.answer(slot, Err(fault));
+        } else if self.in_kernel >= self.depth {
+            entry.place = Place::Waiting;
+            self.waiting.push_back(slot);
+        } else {
+            self.launch(slot);
+        }
+    }
+
+    /// Gives an entry to the kernel, unless it must not get it.
+    fn launch(&mut self, slot: u32) {
+        let (Some(entry), Some(backend)) = (self.slots[index(slot)].as_mut(), self.backend.as_mut()) else {
+            return;
+        };
+        let device = &entry.op.device;
+        if let (IoKind::Flush, Some(fault)) = (entry.op.kind, device.lost_flush()) {
+            self.answer(slot, Err(fault));
+        } else if device.graveyard().blocks(&entry.range()) {
+            self.answer(slot, Err(Fault::Timeout));
+        } else {
+            entry.place = Place::Kernel;
+            self.in_kernel += 1;
+            backend.start(slot, entry, &self.zeroes);
+        }
+    }
+
+    /// Launches what waits while there is room.
+    fn refill(&mut self) {
+        while self.in_kernel < self.depth {
+            let Some(slot) = self.waiting.pop_front() else { return };
+            self.launch(slot);
+        }
+    }
+
+    /// Ends an entry that the kernel does not have.
+    fn answer(&mut self, slot: u32, outcome: Result<(), Fault>) {
+        let Some(entry) = self.slots[index(slot)].take() else { return };
+        self.free.push(slot);
+        self.unanswered -= 1;
+        if outcome.is_ok() && matches!(entry.op.kind, IoKind::Write { .. } | IoKind::WriteZeroes { .. }) {
+            for drill in entry.op.device.drills() {
+                drill.wrote(sectors(&entry.op));
+            }
+        }
+        self.ready.push_back((entry.tag, outcome));
+    }
+
+    /// Takes what the kernel has finished.
+    fn reap(&mut self) {
+        let Some(backend) = &mut self.backend else { return };
+        let mut finished = std::mem::take(&mut self.finished);
+        backend.reap(&mut finished);
+        for (slot, result) in finished.drain(..) {
+            self.finish(slot, result);
+        }
+        self.finished = finished;
+        self.refill();
+    }
+
+    fn finish(&mut self, slot: u32, result: Result<u64, Errno>) {
+        let Some(entry) = self.slots.get_mut(index(slot)).and_then(Option::as_mut) else { return };
+        let verdict = entry.judge(result);
+        if matches!(entry.place, Place::Zombie(_)) {
+            // Answered long ago. What is left undone stays undone; the range and the memory are free again.
+            self.slots[index(slot)] = None;
+            self.free.push(slot);
+            return;
+        }
+        self.in_kernel -= 1;
+        match verdict {
+            Verdict::Over(outcome) => self.answer(slot, outcome),
+            Verdict::Continue => self.launch(slot),
+        }
+    }
+
+    fn alarm_at(&mut self, at: Instant) {
+        self.alarm = Some(self.alarm.map_or(at, |alarm| alarm.min(at)));
+    }
+
+    /// Begins what was delayed until now, and answers what is over time.
+    fn expire(&mut self, now: Instant) {
+        if self.alarm.is_none_or(|alarm| alarm > now) {
+            return;
+        }
+        self.alarm = None;
+        for slot in 0..u32::try_from(self.slots.len()).unwrap_or(u32::MAX) {
+            let Some(entry) = &self.slots[index(slot)] else { continue };
+            match entry.place {
+                Place::Zombie(_) => {}
+                Place::Delayed(due) if due <= now && due <= entry.deadline => {
+                    let deadline = entry.deadline;
+                    self.begin(slot);
+                    self.alarm_at(deadline);
+                }
+                _ if entry.deadline <= now => self.time_out(slot),
+                Place::Delayed(due) => self.alarm_at(due.min(self.deadline_of(slot))),
+                Place::Waiting | Place::Kernel => self.alarm_at(self.deadline_of(slot)),
+            }
+        }
+        self.refill();
+    }
+
+    fn deadline_of(&self, slot: u32) -> Instant {
+        self.slots[index(slot)].as_ref().map_or_else(Instant::now, |entry| entry.deadline)
+    }
+
+    fn time_out(&mut self, slot: u32) {
+        let (Some(entry), Some(backend)) = (self.slots[index(slot)].as_mut(), self.backend.as_mut()) else {
+            return;
+        };
+        if matches!(entry.place, Place::Kernel) {
+            self.in_kernel -= 1;
+            if !backend.cancel(slot) {
+                let zombie = entry.op.device.graveyard().bury(entry.range(), entry.op.kind.changes());
+                entry.place = Place::Zombie(zombie);
+                self.unanswered -= 1;
+                self.ready.push_back((entry.tag, Err(Fault::Timeout)));
+                return;
+            }
+        } else if matches!(entry.place, Place::Waiting) {
+            self.waiting.retain(|&other| other != slot);
+        }
+        self.answer(slot, Err(Fault::Timeout));
+    }
+
+    /// Waits for the kernel to finish what is not known to hang.
+    fn drain(&mut self) {
+        self.reap();
+        let limit = Instant::now() + DRAIN;
+        while self.in_kernel > 0 && Instant::now() < limit {
+            let slots: Vec<u32> = self.waiting.drain(..).collect();
+            for slot in slots {
+                self.answer(slot, Err(Fault::Timeout));
+            }
+            if self.wait(&mut [], Some(Duration::from_millis(100))).is_err() {
+                return;
+            }
+            self.ready.clear();
+        }
     }
 }
+
+impl Drop for IoQueue {
+    fn drop(&mut self) {
+        self.drain();
+        let held = |entry: &Entry| matches!(entry.place, Place::Kernel | Place::Zombie(_));
+        let entries: Vec<Option<Entry>> =
+            self.slots.drain(..).map(|slot| slot.filter(|entry| held(entry))).collect();
+        match self.backend.take() {
+            Some(Backend::Threads(threads)) => threads.abandon(entries),
+            Some(Backend::Uring(uring)) if entries.iter().any(Option::is_some) => {
+                // The kernel may write to this memory at any time: it is never given back.
+                std::mem::forget((uring, entries));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl std::fmt::Debug for IoQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IoQueue")
+            .field("backend", &self.backend())
+            .field("unanswered", &self.unanswered)
+            .field("in_kernel", &self.in_kernel)
+            .finish_non_exhaustive()
+    }
+}
+
+fn index(slot: u32) -> usize {
+    usize::try_from(slot).expect("Linux machines have at least 32 bits")
+}
+
+/// 512-byte sectors of an operation, as drills count them.
+fn sectors(op: &DeviceOp) -> std::ops::Range<u64> {
+    op.offset / 512..(op.offset + op.len).div_ceil(512)
+}
+
+fn drill_act(kind: IoKind) -> DrillAct {
+    match kind {
+        IoKind::Read => DrillAct::Read,
+        IoKind::Write { .. } | IoKind::WriteZeroes { .. } => DrillAct::Write,
+        IoKind::Discard => DrillAct::Discard,
+        IoKind::Flush => DrillAct::Flush,
+    }
+}
+
+/// The process's zeroes, never written to.
+fn zeroes() -> io::Result<BufSlice> {
+    static ZEROES: OnceLock<Buf> = OnceLock::new();
+    let buf = match ZEROES.get() {
+        Some(buf) => buf,
+        None => {
+            let fresh = Buf::alloc(ZERO_BYTES).map_err(|e| io::Error::new(io::ErrorKind::OutOfMemory, e))?;
+            ZEROES.get_or_init(|| fresh)
+        }
+    };
+    Ok(buf.shared_slice(0..ZERO_BYTES))
+}
+
+#[cfg(test)]
+mod tests;

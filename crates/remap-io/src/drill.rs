@@ -1,5 +1,0 @@
-//! Fault layers (being written).
-
-/// A fault layer.
-#[derive(Debug)]
-pub struct Drill {}
