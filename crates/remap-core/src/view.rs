@@ -85,7 +85,7 @@ impl<T> Chunks<T> {
     fn place(index: usize) -> (usize, usize) {
         let n = index / Self::FIRST + 1;
         let chunk = n.ilog2() as usize;
-        (chunk, index - (Self::FIRST << chunk) + Self::FIRST)
+        (chunk, index + Self::FIRST - (Self::FIRST << chunk))
     }
 
     fn get(&self, index: usize) -> Option<&T> {

@@ -17,4 +17,4 @@ pub use spares::{
     AdoptError, AdoptOptions, AdoptReport, RewriteError, adopt, examine, lost_entries, main_identity, rewrite,
 };
 pub use status::{LaneCounters, SpareStatus, Status};
-pub use volume::{MAX_IO, OpenError, OpenOptions, OpenReport, Stopped, Volume, lost_extents};
+pub use volume::{MAX_IO, OnNotice, OpenError, OpenOptions, OpenReport, Stopped, Volume, lost_extents};

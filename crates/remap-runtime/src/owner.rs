@@ -21,7 +21,7 @@ use remap_io::{Buf, BufSlice, Device, DeviceOp, IoKind, IoQueue, Watch};
 use crate::clock::Clock;
 use crate::front::{ByteRange, FrontError};
 use crate::mail::{QueueMail, ToOwner, ToQueue};
-use crate::volume::Shared;
+use crate::volume::{OnNotice, Shared};
 
 /// Device operations of the owner that are out at a time; more wait in the queue.
 const DEPTH: u32 = 256;
@@ -52,7 +52,7 @@ struct Owner<'s> {
     engine: Engine,
     io: IoQueue,
     clock: Clock,
-    on_notice: Option<Box<dyn Fn(&Notice) + Send>>,
+    on_notice: Option<OnNotice>,
     bounces: Vec<Option<Buf>>,
     clients: HashMap<u64, Client>,
     next_request: u64,
@@ -72,7 +72,7 @@ pub(crate) fn run(
     recovered: Recovered,
     config: EngineConfig,
     clock: Clock,
-    on_notice: Option<Box<dyn Fn(&Notice) + Send>>,
+    on_notice: Option<OnNotice>,
     live: &Sender<Result<(), StartError>>,
 ) {
     let io = match IoQueue::open(shared.io, DEPTH) {

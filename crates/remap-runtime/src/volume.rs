@@ -30,6 +30,9 @@ use crate::status::{LaneCounters, SpareStatus, Status};
 /// Largest request that a front end may submit, in bytes (the NBD protocol's own limit for clients that do not ask).
 pub const MAX_IO: u32 = 32 << 20;
 
+/// Called with all news, from the owner's thread; must not block.
+pub type OnNotice = Box<dyn Fn(&Notice) + Send>;
+
 /// How to open a volume.
 pub struct OpenOptions {
     /// Policy and limits.
@@ -44,8 +47,8 @@ pub struct OpenOptions {
     pub force_identity: bool,
     /// Open a volume that was released.
     pub force_released: bool,
-    /// Called with all news, from the owner's thread; must not block.
-    pub on_notice: Option<Box<dyn Fn(&Notice) + Send>>,
+    /// Where news go.
+    pub on_notice: Option<OnNotice>,
 }
 
 impl Default for OpenOptions {
@@ -210,7 +213,7 @@ impl Volume {
         spares: Vec<Device>,
         recovered: Recovered,
         options: &OpenOptions,
-        on_notice: Option<Box<dyn Fn(&Notice) + Send>>,
+        on_notice: Option<OnNotice>,
     ) -> Result<Self, OpenError> {
         let clock = Clock::start();
         let shared = Arc::new(Shared {
