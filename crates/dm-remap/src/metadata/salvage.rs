@@ -1,0 +1,196 @@
+//! What can be believed of metadata that recovery refuses, for `metadata repair`.
+//!
+//! Invariant: nothing stale is passed off as good. A block of which it is not known where its bytes are becomes lost; a
+//! stretch of which not even that is known is named in [`Salvage::doubts`].
+
+use remap_core::pool::SparePool;
+use remap_core::recovery::{Recovered, main_blocks};
+use remap_core::table::Table;
+use remap_core::units::Block;
+use remap_format::{
+    Cause, Entry, EntryFlags, EntryState, MAX_RECORD_PAGES, NO_SLOT, Superblock, SuperblockFlags,
+};
+use remap_io::Device;
+
+use super::scan::{self, Copies};
+
+/// What could be had.
+pub(crate) struct Salvage {
+    /// A volume to be written anew.
+    pub superblock: Superblock,
+    /// Its entries.
+    pub entries: Vec<Entry>,
+    /// The given spares in the volume's order; `None`: not among them.
+    pub devices: Vec<Option<Device>>,
+    /// What could not be had, a sentence each.
+    pub doubts: Vec<String>,
+}
+
+/// Collects what can be believed. `None`: there is no whole superblock.
+///
+/// # Errors
+/// Out of memory.
+pub(crate) fn salvage(spares: &[Device]) -> anyhow::Result<Option<Salvage>> {
+    let sightings = scan::superblocks(spares);
+    let Some(newest) = scan::newest(&sightings) else { return Ok(None) };
+    let copies = Copies::of(newest, spares, &sightings);
+    let mut collected = Collected {
+        superblock: newest.clone(),
+        table: Table::create(main_blocks(newest))?,
+        retired: Vec::new(),
+        doubts: Vec::new(),
+    };
+    if newest.flags.has(SuperblockFlags::FENCED) {
+        let doubt = "only copies that were taken out of use are left; what changed after that is not known";
+        collected.doubts.push(doubt.into());
+    }
+    collected.checkpoint(&copies)?;
+    let generation = collected.journal(&copies)?;
+    let devices = copies.devices().into_iter().map(Option::<&Device>::cloned).collect();
+    let entries = collected.consistent()?;
+    let Collected { mut superblock, doubts, .. } = collected;
+    superblock.generation = generation;
+    superblock.flags = SuperblockFlags(superblock.flags.0 & !SuperblockFlags::FENCED.0);
+    Ok(Some(Salvage { superblock, entries, devices, doubts }))
+}
+
+struct Collected {
+    superblock: Superblock,
+    table: Table,
+    retired: Vec<Entry>,
+    doubts: Vec<String>,
+}
+
+/// An entry that says: nobody knows where the bytes of these blocks are.
+fn unknown(entry: &Entry, block_sectors: u32) -> Entry {
+    Entry {
+        slot: NO_SLOT,
+        lost: Entry::full_mask(block_sectors),
+        state: EntryState::Pending,
+        cause: Cause::SlotError,
+        flags: EntryFlags::STALE,
+        ..*entry
+    }
+}
+
+impl Collected {
+    fn apply(&mut self, entry: &Entry) -> anyhow::Result<()> {
+        if entry.state == EntryState::Retired {
+            self.retired.push(*entry);
+        } else if entry.end() <= main_blocks(&self.superblock) {
+            self.table.apply(entry)?;
+        } else {
+            self.doubts.push(format!("an entry at block {} lies behind the end of the main device", entry.block));
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, copies: &Copies<'_>) -> anyhow::Result<()> {
+        let mut missing_from: Option<u64> = None;
+        let mut reached = 0;
+        for index in 0..copies.checkpoint_pages() {
+            let Some(entries) = copies.checkpoint_page(index) else {
+                missing_from.get_or_insert(reached);
+                continue;
+            };
+            let first = entries.iter().find(|e| e.state != EntryState::Retired).map(|e| e.block);
+            if let Some(from) = missing_from.take() {
+                self.doubt_blocks(from, first.unwrap_or(main_blocks(&self.superblock)));
+            }
+            for entry in &entries {
+                self.apply(entry)?;
+                if entry.state != EntryState::Retired {
+                    reached = entry.end();
+                }
+            }
+        }
+        if let Some(from) = missing_from {
+            self.doubt_blocks(from, main_blocks(&self.superblock));
+        }
+        Ok(())
+    }
+
+    fn doubt_blocks(&mut self, from: u64, to: u64) {
+        self.doubts.push(format!(
+            "the entries of blocks {from} to {} are damaged in every copy: which of these blocks had moved to the \
+             spare is not known, and the main device may hold old contents of them",
+            to.saturating_sub(1)
+        ));
+    }
+
+    /// Applies the journal; gives the newest generation that it proves.
+    fn journal(&mut self, copies: &Copies<'_>) -> anyhow::Result<u64> {
+        const LOOK_AHEAD: u32 = 4 * MAX_RECORD_PAGES as u32;
+        let mut generation = self.superblock.generation;
+        // Pages behind the last record, and where the next one is looked for.
+        let (mut end, mut position) = (0, 0);
+        let mut holes = false;
+        while position < copies.journal_pages().min(end + LOOK_AHEAD) {
+            let Some(record) = copies.record(position, generation, u64::from(position - end) + 1) else {
+                position += 1;
+                continue;
+            };
+            if record.header.generation != generation.wrapping_add(1) {
+                holes = true;
+                self.doubts.push(format!(
+                    "journal records between generations {generation} and {} are damaged in every copy: which blocks \
+                     they changed is not known",
+                    record.header.generation
+                ));
+            }
+            for edit in &record.edits {
+                // Behind a hole a slot may have changed hands: what is named there is not as it was.
+                let doubtful = holes && edit.state != EntryState::Retired;
+                let unknown = unknown(edit, self.superblock.block_sectors());
+                self.apply(if doubtful { &unknown } else { edit })?;
+            }
+            generation = record.header.generation;
+            end = position + record.pages;
+            position = end;
+        }
+        Ok(generation)
+    }
+
+    /// All entries, such that no two share a slot.
+    fn consistent(&mut self) -> anyhow::Result<Vec<Entry>> {
+        let mut pool = SparePool::default();
+        for spare in &self.superblock.spares {
+            pool.add_spare(spare.slots, &[])?;
+        }
+        let mut entries = Vec::new();
+        let mut from = Block(0);
+        let mut claimed = Vec::new();
+        while let Some(entry) = self.table.next_from(from) {
+            from = Block(entry.end());
+            claimed.push(*entry);
+        }
+        for entry in claimed {
+            if entry.state == EntryState::Remapped && pool.claim(&entry).is_err() {
+                self.doubts.push(format!(
+                    "block {} and another one claim the same slot: the contents of blocks {} to {} are not known",
+                    entry.block,
+                    entry.block,
+                    entry.end() - 1
+                ));
+                entries.push(unknown(&entry, self.superblock.block_sectors()));
+            } else {
+                entries.push(entry);
+            }
+        }
+        for entry in &self.retired {
+            if pool.claim(entry).is_ok() {
+                entries.push(*entry);
+            }
+        }
+        Ok(entries)
+    }
+}
+
+/// As [`Salvage`], of metadata that recovery believed.
+pub(crate) fn believed(recovered: &Recovered, spares: &[Device]) -> Salvage {
+    let mut superblock = recovered.superblock.clone();
+    superblock.generation = recovered.generation;
+    let entries = recovered.table.iter().chain(recovered.pool.retired()).copied().collect();
+    let devices = recovered.devices.iter().map(|&d| spares.get(d).cloned()).collect();
+    Salvage { superblock, entries, devices, doubts: Vec::new() }
+}
