@@ -69,7 +69,7 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// The system does not let us.
-    #[error("{}: permission denied: run as root, or as a member of the group that owns the device", path.display())]
+    #[error("{}: permission denied: run as root, or as a member of the group that owns it (in a container: allow the device)", path.display())]
     NoAccess {
         /// What was to be opened.
         path: PathBuf,
@@ -248,8 +248,8 @@ fn refusal(path: &Path, node: Option<&BlockNode>, errno: Errno) -> OpenError {
     let path = path.to_path_buf();
     match errno {
         Errno::NOENT | Errno::NXIO | Errno::NODEV | Errno::NOTDIR => OpenError::NotFound { path },
-        // A read-only block device answers EACCES to root as well.
-        Errno::ACCESS | Errno::PERM if rustix::process::geteuid().is_root() && node.is_some() => {
+        // A read-only block device answers EACCES, to root as well.
+        Errno::ACCESS | Errno::PERM if node.is_some_and(BlockNode::is_read_only) => {
             OpenError::ReadOnly { path }
         }
         Errno::ACCESS | Errno::PERM => OpenError::NoAccess { path },

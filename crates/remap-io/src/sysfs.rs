@@ -35,6 +35,14 @@ impl BlockNode {
         tidy(&fs::read(self.disk.as_ref()?.join(attribute)).ok()?)
     }
 
+    /// Is the device or partition set read-only?
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.own
+            .as_ref()
+            .and_then(|own| fs::read(own.join("ro")).ok())
+            .is_some_and(|text| text.starts_with(b"1"))
+    }
+
     /// A number in the whole disk's `queue` directory.
     pub(crate) fn queue_number(&self, attribute: &str) -> Option<u64> {
         self.disk_text(&format!("queue/{attribute}"))?.parse().ok()
