@@ -190,14 +190,7 @@ pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Opened, OpenErr
         let logical = fs::ioctl_blksszget(&fd).map_err(|errno| system("asking for its block size", errno))?;
         (logical, fs::ioctl_blkpbszget(&fd).unwrap_or(logical).max(logical))
     } else {
-        let demanded = if wants_direct { file_alignment(&fd, whole)? } else { Ok(512) };
-        if let Err(reason) = &demanded {
-            let flags = fs::fcntl_getfl(&fd).map_err(|errno| system("asking for its flags", errno))?;
-            fs::fcntl_setfl(&fd, flags - OFlags::DIRECT)
-                .map_err(|errno| system("leaving direct I/O", errno))?;
-            refused = Some(reason.clone());
-        }
-        let logical = demanded.unwrap_or(512);
+        let logical = if wants_direct { file_block(path, &fd, whole, &mut refused)? } else { 512 };
         (logical, logical.max(4096))
     };
     if let (Direct::Always, Some(reason)) = (options.direct, &refused) {
@@ -267,6 +260,23 @@ fn kind_name(kind: FileType) -> &'static str {
         FileType::Fifo => "FIFO",
         FileType::Socket => "socket",
         _ => "thing of unknown kind",
+    }
+}
+
+/// The logical block of a file in bytes. Where its file system takes no direct I/O, leaves it and says why in `refused`.
+fn file_block(path: &Path, fd: &OwnedFd, size: u64, refused: &mut Option<String>) -> Result<u32, OpenError> {
+    match file_alignment(fd, size)? {
+        Ok(align) => Ok(align),
+        Err(reason) => {
+            let leave = |flags| fs::fcntl_setfl(fd, flags - OFlags::DIRECT);
+            fs::fcntl_getfl(fd).and_then(leave).map_err(|errno| OpenError::System {
+                path: path.into(),
+                action: "leaving direct I/O",
+                source: errno.into(),
+            })?;
+            *refused = Some(reason);
+            Ok(512)
+        }
     }
 }
 
