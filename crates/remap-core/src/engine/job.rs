@@ -24,8 +24,9 @@ const JOBS_FOR_WRITES: usize = MAX_JOBS / 4;
 pub(super) enum JobKind {
     /// Sectors could not be read: find out which, note them (or move what can be read).
     Learn { sectors: u128, on_slot: bool },
-    /// A client overwrites `covered` sectors of a block that has an entry, or whose write failed.
-    Write { request: usize, covered: u128 },
+    /// A client overwrites `covered` sectors of a block that has an entry, or whose write failed (`unknown`: with an error
+    /// that says nothing).
+    Write { request: usize, covered: u128, unknown: bool },
     /// Move the block to a spare.
     Move { command: usize },
     /// Move the block back to the main device.
@@ -162,7 +163,7 @@ impl Engine {
                 bad: 0,
                 fault: None,
                 medium: None,
-                unknown: false,
+                unknown: matches!(kind, JobKind::Write { unknown: true, .. }),
                 probes: 0,
                 slot: None,
                 failed_slots: Vec::new(),

@@ -50,6 +50,8 @@ pub(super) struct SlowRequest {
     stage: Stage,
     bad: Vec<Extent>,
     fault: Option<Fault>,
+    /// The last piece failed with an error that says nothing.
+    unknown: bool,
 }
 
 impl SlowRequest {
@@ -104,6 +106,7 @@ impl Engine {
             stage: Stage::Ready,
             bad: Vec::new(),
             fault: None,
+            unknown: false,
         };
         if let Some(place) = self.requests.get_mut(index) {
             *place = Some(slow);
@@ -279,11 +282,13 @@ impl Engine {
             return true;
         }
         let covered = self.mask_in(block, &part);
+        let unknown = slow.unknown;
         // Before the job starts, because a job that cannot go on ends its request at once.
         if let Some(slow) = self.slow(index) {
             slow.stage = Stage::Job(part);
         }
-        let started = self.start_job(JobKind::Write { request: index, covered }, block, Cause::WriteError);
+        let started =
+            self.start_job(JobKind::Write { request: index, covered, unknown }, block, Cause::WriteError);
         if !started && let Some(slow) = self.slow(index) {
             slow.stage = Stage::Waiting;
         }
@@ -347,6 +352,9 @@ impl Engine {
             return;
         }
         self.counters.write_errors += 1;
+        if let Some(slow) = self.slow(index) {
+            slow.unknown = fault == Fault::Unknown;
+        }
         let within_block = piece.end() <= self.block_extent(block).end();
         if within_block {
             self.start_write_job(index, block);
@@ -375,6 +383,7 @@ impl Engine {
                 if let Stage::Job(part) = slow.stage {
                     slow.cursor = part.end();
                     slow.stage = Stage::Ready;
+                    slow.unknown = false;
                 }
             }
             Err(error) => self.end_request(index, Err(error)),

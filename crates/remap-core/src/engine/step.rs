@@ -293,7 +293,7 @@ impl Engine {
             None => (DeviceId::Main, self.main_sectors(), self.block_extent(block)),
         };
         let last_good = if device == DeviceId::Main { self.last_good } else { Some(Sector(0)) };
-        let places = [last_good.map_or(0, |s| s.0), 0, sectors / 2, sectors.saturating_sub(unit)];
+        let places = [last_good.map_or(sectors / 4, |s| s.0), 0, sectors / 2, sectors.saturating_sub(unit)];
         let at = places.get(usize::from(tried)).copied().unwrap_or(0);
         let at = at - at % unit;
         let extent = Extent::new(Sector(at), unit).expect("a unit is not empty");
