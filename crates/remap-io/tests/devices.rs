@@ -200,6 +200,13 @@ fn after_a_failed_flush_through_the_page_cache_none_succeeds() {
         device.write_at(0, &filled(4096, 2)).unwrap();
         assert_eq!(device.flush(), Err(first));
         assert_eq!(device.clone().flush(), Err(first));
+        for backend in backends() {
+            // Durable at once, or an error at once.
+            let mut queue = IoQueue::open(backend, 1).unwrap();
+            let mut buf = filled(2 << 20, 1);
+            let write = op(&device, IoKind::Write { fua: true }, 4 << 20, 2 << 20, Some(&mut buf));
+            assert!(run(&mut queue, write, PATIENT).is_err());
+        }
     }
     // The file itself is a growing back end: it has no room, which blames nobody's medium.
     assert_eq!(full.write_at(4 << 20, &filled(4 << 20, 1)), Err(Fault::NoSpace));
@@ -288,8 +295,9 @@ fn a_queue_dropped_while_the_kernel_hangs_frees_nothing_it_must_not() {
             run(&mut queue, op(&device, WRITE, 0, 4096, Some(&mut late)), Duration::from_millis(20));
         drop(queue);
         let held = !late.is_unique();
+        let over_it = device.read_at(0, &mut filled(4096, 0));
         tool("fsfreeze", &["--unfreeze", point]);
-        assert_eq!(outcome, Err(Fault::Timeout));
+        assert_eq!((outcome, over_it), (Err(Fault::Timeout), Err(Fault::Timeout)));
         assert!(held, "the memory was given back although the kernel could still read it");
     }
 }

@@ -87,8 +87,8 @@ impl<'fd> Watch<'fd> {
     /// Takes over what poll said.
     pub(crate) fn note(&mut self, events: u32) {
         let broken = events & (POLL_ERR | POLL_HUP | POLL_NVAL) != 0;
-        self.ready_read |= broken || events & POLL_IN != 0;
-        self.ready_write |= broken || events & POLL_OUT != 0;
+        self.ready_read |= broken || self.read && events & POLL_IN != 0;
+        self.ready_write |= broken || self.write && events & POLL_OUT != 0;
     }
 
     pub(crate) fn is_ready(&self) -> bool {

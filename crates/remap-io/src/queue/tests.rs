@@ -95,3 +95,26 @@ fn a_failed_flush_sticks_only_to_the_page_cache() {
         assert_eq!(device.flush(), sticky.map_or(Ok(()), Err));
     }
 }
+
+#[test]
+fn an_error_that_says_nothing_is_looked_into() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    let on_file = Device::open(file.path(), &OpenOptions::default()).unwrap();
+    let losetup = |arguments: &[&str]| {
+        let output = std::process::Command::new("losetup").args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(disk) = losetup(&["--find", "--show", file.path().to_str().unwrap()]) else {
+        println!("skipped: losetup needs root");
+        return;
+    };
+    let on_disk = Device::open(disk.as_ref(), &OpenOptions::default()).unwrap();
+    let before = on_disk.fault(Errno::IO);
+    file.as_file().set_len(0).unwrap();
+    let resized = losetup(&["--set-capacity", &disk]);
+    let after = on_disk.fault(Errno::IO);
+    losetup(&["--detach", &disk]);
+    assert_eq!((before, on_file.fault(Errno::IO)), (Fault::Unknown, Fault::Unknown));
+    assert_eq!((resized.is_some(), after), (true, Fault::Gone));
+}
