@@ -2,7 +2,7 @@
 //!
 //! Rule: the newest generation that any whole, unfenced copy names wins, because a superblock is written only after all
 //! that it names is durable, and because a copy that cannot be kept in step is fenced before the next commit is
-//! acknowledged. Copies that name the same generation must agree in everything else.
+//! acknowledged. Copies that name the same generation must agree in everything else but the area, which is each copy's own.
 
 use remap_format::{COPIES, Superblock, newer};
 
@@ -11,8 +11,6 @@ use remap_format::{COPIES, Superblock, newer};
 pub struct CopyHeader {
     /// Generation of its checkpoint.
     pub generation: u64,
-    /// Checkpoint area.
-    pub area: u8,
     /// Entries in the checkpoint.
     pub entries: u64,
     /// Shape: pages in an area, pages in the journal.
@@ -25,7 +23,6 @@ impl CopyHeader {
     pub fn of(superblock: &Superblock) -> Self {
         Self {
             generation: superblock.generation,
-            area: superblock.area,
             entries: superblock.entries,
             shape: (superblock.area_pages, superblock.journal_pages),
         }
@@ -87,7 +84,7 @@ mod tests {
     use super::*;
 
     fn copy(generation: u64, entries: u64) -> Option<CopyHeader> {
-        Some(CopyHeader { generation, area: 0, entries, shape: (1, 8) })
+        Some(CopyHeader { generation, entries, shape: (1, 8) })
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct CopyReport {
     pub flaw: Option<(Flaw, u64)>,
     /// Which superblock page (0 or 1) holds the current superblock, if one does.
     pub superblock_page: Option<u8>,
+    /// Which checkpoint area that superblock names.
+    pub area: Option<u8>,
 }
 
 /// Why a volume cannot be assembled.
@@ -186,6 +188,7 @@ impl Recovered {
                 generation: None,
                 flaw: Some((Flaw::Damaged(DecodeError::Magic("superblock")), place.start)),
                 superblock_page: None,
+                area: None,
             })
             .collect();
         let mut table = Table::create(main_blocks(&superblock))?;

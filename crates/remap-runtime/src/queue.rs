@@ -196,11 +196,24 @@ impl VolumeQueue {
     }
 
     fn begin_slow(&mut self, active: usize, from: u64, to: u64, kind: RequestKind) {
-        let Some(extent) = Extent::between(Sector(from), Sector(to)) else { return };
         if kind == RequestKind::Discard {
             // A hint: blocks in trouble keep what they have.
             return;
         }
+        // Each block that is written is a job of its own: side by side they share commits.
+        let per_block = self.shared.block_sectors();
+        let mut at = from;
+        while at < to {
+            let block_end = (at / per_block + 1) * per_block;
+            let until = if kind == RequestKind::Read { to } else { block_end.min(to) };
+            if let Some(extent) = Extent::between(Sector(at), Sector(until)) {
+                self.add_slow(active, extent);
+            }
+            at = until;
+        }
+    }
+
+    fn add_slow(&mut self, active: usize, extent: Extent) {
         let part = self.parts.add(Part { active, extent: Some(extent), device: DeviceId::Main, slow: true });
         if let Some(active) = self.actives.get(active) {
             active.parts_left += 1;

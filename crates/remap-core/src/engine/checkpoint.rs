@@ -2,7 +2,8 @@
 //!
 //! Invariant: the old checkpoint and its journal stay untouched and believable until the superblock that replaces them is
 //! durable; a superblock is written only after all that it names is durable; copies that cannot follow are fenced before
-//! the journal starts over. A checkpoint that failed is repeated with the same generation and the same contents.
+//! the journal starts over. Which area is the other one is each copy's own affair: a copy that was left behind keeps what its
+//! superblock names until it has caught up. A checkpoint that failed is repeated with the same generation and the same contents.
 
 use alloc::vec::Vec;
 
@@ -36,7 +37,6 @@ pub(super) enum Phase {
 pub(super) struct Checkpoint {
     pub(super) phase: Phase,
     generation: u64,
-    area: u8,
     entries: u64,
     next_page: u32,
     next_block: Block,
@@ -49,7 +49,6 @@ impl Engine {
         let checkpoint = Checkpoint {
             phase: Phase::Pages,
             generation: self.commit.generation().wrapping_add(1),
-            area: 1 - self.commit.area,
             entries: self.counts().entries + self.pool.retired().len() as u64,
             next_page: 0,
             next_block: Block(0),
@@ -111,16 +110,16 @@ impl Engine {
                 self.flush_copies();
             }
             Phase::SuperblocksFlush => {
-                let (generation, area, entries) =
-                    (checkpoint.generation, checkpoint.area, checkpoint.entries);
-                for (copy, next) in self.commit.next_superblock.iter_mut().enumerate() {
-                    let written = (self.commit.trying & !self.commit.failed) & (1 << copy) != 0;
-                    *next = if written { 1 - *next } else { 0 };
+                let (generation, entries) = (checkpoint.generation, checkpoint.entries);
+                let written = self.commit.good();
+                let copies = self.commit.next_superblock.iter_mut().zip(&mut self.commit.areas).enumerate();
+                for (_, (next, area)) in copies.filter(|(copy, _)| written & (1 << copy) != 0) {
+                    *next = 1 - *next;
+                    *area = 1 - *area;
                 }
                 self.volume.generation = generation;
-                self.volume.area = area;
                 self.volume.entries = entries;
-                self.checkpoint_done(generation, area);
+                self.checkpoint_done(generation);
             }
         }
     }
@@ -131,7 +130,7 @@ impl Engine {
         if checkpoint.pages_done {
             return false;
         }
-        let (first_page, generation, area) = (checkpoint.next_page, checkpoint.generation, checkpoint.area);
+        let (first_page, generation) = (checkpoint.next_page, checkpoint.generation);
         let (mut block, mut retired) = (checkpoint.next_block, checkpoint.next_retired);
         let mut entries: Vec<Entry> = Vec::with_capacity(CHUNK_PAGES as usize * PAGE_ENTRIES);
         while entries.len() < CHUNK_PAGES as usize * PAGE_ENTRIES {
@@ -155,7 +154,6 @@ impl Engine {
         if pages == 0 {
             return false;
         }
-        let offset = self.commit.shape.page_at(area, first_page);
         let volume = self.volume.volume_tag();
         for copy in copies_of(self.commit.good()) {
             let mut bytes = alloc::vec![0; pages * PAGE_SIZE];
@@ -163,6 +161,7 @@ impl Engine {
             for (index, (page, entries)) in (first_page..).zip(chunks) {
                 CheckpointPage::encode(&PageHeader { volume, copy, index, generation }, entries, page);
             }
+            let offset = self.commit.shape.page_at(self.commit.idle_area(copy), first_page);
             self.write_copy(copy, offset, bytes, CommitPart::Copy(copy));
         }
         true
@@ -180,11 +179,11 @@ impl Engine {
 
     fn write_superblocks(&mut self) {
         let Some(checkpoint) = self.commit.checkpoint() else { return };
-        let (generation, area, entries) = (checkpoint.generation, checkpoint.area, checkpoint.entries);
+        let (generation, entries) = (checkpoint.generation, checkpoint.entries);
         for copy in copies_of(self.commit.good()) {
             let mut superblock = self.superblock(CopyRole::Copy(copy), self.commit.place(copy).spare);
             superblock.generation = generation;
-            superblock.area = area;
+            superblock.area = self.commit.idle_area(copy);
             superblock.entries = entries;
             let mut bytes = alloc::vec![0; PAGE_SIZE];
             superblock.encode(&mut bytes);

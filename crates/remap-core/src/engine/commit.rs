@@ -67,7 +67,8 @@ pub(super) struct Commit {
     generation: u64,
     checkpoint_generation: u64,
     position: u32,
-    pub(super) area: u8,
+    /// The checkpoint area in use in each copy; a checkpoint goes into the other one.
+    pub(super) areas: [u8; COPIES as usize],
     pub(super) checkpoint_wanted: bool,
     pub(super) set_flags: u32,
     frozen_until: Option<u64>,
@@ -78,11 +79,13 @@ impl Commit {
         let sizes: Vec<u64> = recovered.superblock.spares.iter().map(|s| s.size).collect();
         let mut in_step = 0;
         let mut next_superblock = [0; COPIES as usize];
-        for (report, next) in recovered.copies.iter().zip(&mut next_superblock) {
+        let mut areas = [1; COPIES as usize];
+        for ((report, next), area) in recovered.copies.iter().zip(&mut next_superblock).zip(&mut areas) {
             if report.flaw.is_none() {
                 in_step |= 1 << report.copy;
             }
             *next = report.superblock_page.map_or(0, |page| 1 - page);
+            *area = report.area.unwrap_or(1);
         }
         Self {
             phase: Phase::Idle,
@@ -100,7 +103,7 @@ impl Commit {
             generation: recovered.generation,
             checkpoint_generation: recovered.superblock.generation,
             position: recovered.journal_position,
-            area: recovered.superblock.area,
+            areas,
             checkpoint_wanted: recovered.needs_repair,
             set_flags: 0,
             frozen_until: None,
@@ -146,6 +149,11 @@ impl Commit {
     /// Copies that have not failed in this phase.
     pub(super) fn good(&self) -> CopySet {
         self.trying & !self.failed
+    }
+
+    /// The area of a copy that a checkpoint may overwrite.
+    pub(super) fn idle_area(&self, copy: u8) -> u8 {
+        1 - self.areas.get(usize::from(copy)).copied().unwrap_or(1)
     }
 
     pub(super) fn place(&self, copy: u8) -> CopyPlace {
@@ -443,11 +451,10 @@ impl Engine {
     }
 
     /// The checkpoint is durable: the journal starts over.
-    pub(super) fn checkpoint_done(&mut self, generation: u64, area: u8) {
+    pub(super) fn checkpoint_done(&mut self, generation: u64) {
         self.commit.in_step = self.commit.good();
         self.commit.generation = generation;
         self.commit.checkpoint_generation = generation;
-        self.commit.area = area;
         self.commit.position = 0;
         self.commit.phase = Phase::Idle;
         self.counters.checkpoints += 1;

@@ -240,6 +240,7 @@ pub struct Engine {
     events: VecDeque<Event>,
     commit: commit::Commit,
     breaker: breaker::Breaker,
+    main_flush: step::MainFlush,
     suspicions: VecDeque<job::Suspicion>,
     commands: Vec<command::Running>,
     counters: Counters,
@@ -273,6 +274,7 @@ impl Engine {
             events: VecDeque::new(),
             commit,
             breaker: breaker::Breaker::default(),
+            main_flush: step::MainFlush::default(),
             suspicions: VecDeque::new(),
             commands: Vec::new(),
             counters: Counters::default(),
@@ -297,6 +299,7 @@ impl Engine {
             ops::Purpose::Piece { request } => self.piece_done(request, outcome),
             ops::Purpose::RequestFlush { request } => self.request_flush_done(request, outcome),
             ops::Purpose::Job { job, sectors } => self.job_op_done(job, sectors, outcome),
+            ops::Purpose::MainFlush => self.main_flushed(outcome),
             ops::Purpose::Commit(part) => self.commit_op_done(part, outcome),
             ops::Purpose::CoolDownProbe => self.breaker_probe_done(outcome),
         }

@@ -15,6 +15,8 @@ pub(super) enum Purpose {
     RequestFlush { request: usize },
     /// Part of a job's step; `sectors` of its block are meant.
     Job { job: usize, sectors: u128 },
+    /// A flush of the main device that jobs share.
+    MainFlush,
     /// Part of a commit or checkpoint.
     Commit(CommitPart),
     /// Is the device back?

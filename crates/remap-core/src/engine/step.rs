@@ -27,6 +27,15 @@ const MAX_SLOT_TRIES: usize = 8;
 /// Good sectors asked before a device is taken to be in trouble as a whole.
 const MAX_PROBES: u8 = 4;
 
+/// Jobs that wait for a flush of the main device.
+#[derive(Debug, Default)]
+pub(super) struct MainFlush {
+    /// Covered by the flush that is out.
+    out: Vec<usize>,
+    /// Asked since.
+    next: Vec<usize>,
+}
+
 /// Where the bytes of a step come from or go to.
 #[derive(Clone, Copy)]
 enum Bytes {
@@ -190,11 +199,29 @@ impl Engine {
         }
     }
 
+    /// Makes what a job wrote to the main device durable. Jobs that ask while a flush is out share the next one.
     fn flush_main(&mut self, index: usize, step: Step) {
         self.enter(index, step);
-        let Some(job) = self.jobs.get(index).and_then(Option::as_ref) else { return };
-        let extent = self.block_extent(job.block);
-        self.emit_for(index, DeviceId::Main, extent, OpKind::Flush, 0);
+        if let Some(job) = self.job(index) {
+            job.out += 1;
+        }
+        self.main_flush.next.push(index);
+        self.begin_main_flush();
+    }
+
+    fn begin_main_flush(&mut self) {
+        if self.main_flush.out.is_empty() && !self.main_flush.next.is_empty() {
+            self.main_flush.out = core::mem::take(&mut self.main_flush.next);
+            let nowhere = Extent::new(Sector(0), 1).expect("one sector");
+            self.emit(DeviceId::Main, nowhere, OpKind::Flush, Purpose::MainFlush);
+        }
+    }
+
+    pub(super) fn main_flushed(&mut self, outcome: Result<(), Fault>) {
+        for job in core::mem::take(&mut self.main_flush.out) {
+            self.job_op_done(job, 0, outcome);
+        }
+        self.begin_main_flush();
     }
 
     fn begin_read_back(&mut self, index: usize) {

@@ -67,6 +67,12 @@ impl<'r> Session<'r> {
             .map_err(|fault| (Flaw::Unreadable(fault), start + offset))
     }
 
+    /// Byte offset of a page of the checkpoint in a copy: each copy names its own area.
+    fn page_at(&self, copy: usize, index: u32) -> u64 {
+        let area = self.copies.get(copy).and_then(|c| c.area).unwrap_or(self.superblock.area);
+        self.shape.page_at(area, index)
+    }
+
     fn note(&mut self, copy: usize, flaw: (Flaw, u64)) {
         if let Some(report) = self.copies.get_mut(copy) {
             report.flaw.get_or_insert(flaw);
@@ -107,12 +113,12 @@ impl<'r> Session<'r> {
         bytes.try_reserve_exact(BATCH.min(whole.len()) * PAGE_SIZE).map_err(|_| NoMemory)?;
         for (batch, places) in (0u32..).zip(whole.chunks_mut(BATCH)) {
             let first = batch * BATCH as u32;
-            let offset = self.shape.page_at(self.superblock.area, first);
+            let offset = self.page_at(copy, first);
             bytes.clear();
             bytes.resize(places.len() * PAGE_SIZE, 0);
             let batch_read = self.read(copy, offset, &mut bytes);
             for ((index, place), page) in (first..).zip(places).zip(bytes.chunks_exact_mut(PAGE_SIZE)) {
-                let at = self.shape.page_at(self.superblock.area, index);
+                let at = self.page_at(copy, index);
                 if batch_read.is_err() {
                     // One bad sector must not take the whole batch.
                     if let Err(flaw) = self.read(copy, at, page) {

@@ -147,6 +147,7 @@ pub(super) fn read_copy_superblock(
         generation: None,
         flaw: None,
         superblock_page: None,
+        area: None,
     };
     let mut current: Option<Superblock> = None;
     let mut flaw = None;
@@ -161,6 +162,7 @@ pub(super) fn read_copy_superblock(
             Ok(s) => {
                 if current.as_ref().is_none_or(|c| newer(s.generation, c.generation)) {
                     report.superblock_page = Some(page);
+                    report.area = Some(s.area);
                     current = Some(s);
                 }
             }
