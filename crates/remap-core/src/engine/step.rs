@@ -127,15 +127,18 @@ impl Engine {
         match job.step {
             Step::Fence => self.after_fence(index),
             Step::InPlace => self.after_in_place(index),
-            Step::InPlaceFlush => self.begin_read_back(index),
             Step::ReadBack if job.medium.is_some() => self.begin_salvage(index),
             Step::ReadBack => self.commit_in_place(index),
             Step::Salvage => self.after_salvage(index),
             Step::Probe => self.after_probe(index),
             Step::WriteSlot => self.after_write_slot(index),
-            Step::CopyBack | Step::CopyBackRead if job.medium.is_some() => {
+            // A flush that failed proves nothing about any sector; what it was to make durable is in doubt.
+            Step::InPlaceFlush | Step::CopyBackFlush | Step::CopyBack | Step::CopyBackRead
+                if job.medium.is_some() =>
+            {
                 self.abort_job(index, RequestError::Io(Fault::Medium));
             }
+            Step::InPlaceFlush => self.begin_read_back(index),
             Step::CopyBack => self.flush_main(index, Step::CopyBackFlush),
             Step::CopyBackFlush => self.begin_copy_back_read(index),
             Step::CopyBackRead => self.commit_cleared(index),
