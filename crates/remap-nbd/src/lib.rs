@@ -30,5 +30,5 @@ pub use connection::{ConnectionLimits, ServeError, serve_stream};
 pub use listen::{BindError, Listen};
 pub use registry::{ConnectionStatus, ServerCounts};
 pub use server::{RunError, Server, ServerConfig, StopHandle};
-pub use stdio::serve_stdio;
+pub use stdio::{serve_pair, serve_stdio};
 pub use uri::{Uri, UriError};

@@ -40,13 +40,18 @@ impl Outbox {
         while !self.replies.is_empty() {
             let Some(mut sent) = self.send_once(socket)? else { return Ok(()) };
             sent += self.sent;
-            while let Some(reply) = self.replies.pop_front_if(|reply| reply.len() <= sent) {
+            while let Some(reply) = self.pop_within(sent) {
                 sent -= reply.len();
                 out(reply);
             }
             self.sent = sent;
         }
         Ok(())
+    }
+
+    /// The first reply, if `sent` bytes cover it.
+    fn pop_within(&mut self, sent: usize) -> Option<Reply> {
+        if self.replies.front()?.len() <= sent { self.replies.pop_front() } else { None }
     }
 
     fn send_once(&self, socket: &Socket) -> io::Result<Option<usize>> {

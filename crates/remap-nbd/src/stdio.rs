@@ -29,7 +29,11 @@ pub fn serve_stdio<E: Export>(
     serve_pair(export, input, output, export_name, limits)
 }
 
-fn serve_pair<E: Export>(
+/// As [`serve_stdio`], on any two descriptors. When `input` is a socket, the replies go there too.
+///
+/// # Errors
+/// As [`serve_stream`].
+pub fn serve_pair<E: Export>(
     export: &E,
     input: OwnedFd,
     output: OwnedFd,

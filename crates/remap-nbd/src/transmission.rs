@@ -184,11 +184,10 @@ impl Requests {
 
     /// Bytes that follow the head, whether or not the request is a good one.
     fn payload(&self, head: &Head) -> u64 {
-        let follows = if self.extended() {
-            head.flags & flag::PAYLOAD_LEN != 0
-        } else {
-            head.command == command::WRITE
-        };
+        // Under extended headers a write must say that it has a payload. QEMU's client does not, and sends one all the
+        // same; its own server takes it so, and a client that obeys the rule loses nothing.
+        let said = self.extended() && head.flags & flag::PAYLOAD_LEN != 0;
+        let follows = said || head.command == command::WRITE;
         if follows { head.length } else { 0 }
     }
 
@@ -224,8 +223,6 @@ impl Requests {
         let mut known = known | flag::FUA;
         if !self.extended() {
             known &= !flag::PAYLOAD_LEN;
-        } else if head.command == command::WRITE && head.flags & flag::PAYLOAD_LEN == 0 {
-            return refuse(ErrorCode::EINVAL, "a write under extended headers needs the payload flag");
         }
         if self.negotiated.style == Style::Simple {
             known &= !flag::DF;

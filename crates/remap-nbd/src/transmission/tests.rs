@@ -190,8 +190,9 @@ fn payloads_where_none_belong_stay_in_step() {
     let wide = requests(Style::Extended, BOTH, false);
     let status = wide.next(&extended(flag::PAYLOAD_LEN, command::BLOCK_STATUS, 0, 512)).unwrap().unwrap();
     assert_eq!((status.verdict.unwrap_err().code, status.payload), (ErrorCode::EINVAL, 512));
+    // QEMU's writes lack the flag.
     let write = wide.next(&extended(0, command::WRITE, 0, 512)).unwrap().unwrap();
-    assert_eq!((write.verdict.unwrap_err().code, write.payload), (ErrorCode::EINVAL, 0));
+    assert_eq!((write.verdict, write.payload), (Ok(Command::Write { fua: false }), 512));
 }
 
 #[test]
