@@ -1,2 +1,88 @@
-//! Chores of the workspace.
-fn main() {}
+//! Checks and chores of the workspace: `cargo xtask test` is what a person runs, `cargo xtask ci` what a machine runs.
+//!
+//! Invariant: nothing is left out in silence. What did not run is named at the end with its reason, and where
+//! `CI=true` it is a failure.
+
+mod lanes;
+mod layers;
+mod run;
+mod tally;
+mod tidy;
+mod tools;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Checks and chores of the dm-remap workspace")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Install what the tests need (as root; otherwise say what is missing), then run everything that `ci` runs
+    Test,
+    /// Run everything: tidy, layers, fmt, clippy, docs, tests, simulator, real clients, crash lane
+    Ci {
+        /// Only these lanes (see `cargo xtask lanes`)
+        #[arg(long, value_delimiter = ',', value_name = "LANE")]
+        only: Vec<String>,
+    },
+    /// List the lanes of `ci`
+    Lanes,
+    /// Install the tools that the tests need, or say which are missing
+    Tools,
+    /// Check sizes, names and documents
+    Tidy,
+    /// Check which crate may use which
+    Layers,
+}
+
+fn main() -> ExitCode {
+    match work(&Cli::parse().chore) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does the chore; `false` when it found something wrong.
+fn work(chore: &Chore) -> Result<bool> {
+    let root = root();
+    match chore {
+        Chore::Test => {
+            tools::provide()?;
+            lanes::run(&root, &[])
+        }
+        Chore::Ci { only } => lanes::run(&root, only),
+        Chore::Lanes => {
+            lanes::list();
+            Ok(true)
+        }
+        Chore::Tools => tools::provide(),
+        Chore::Tidy => Ok(report(&tidy::check(&root)?)),
+        Chore::Layers => Ok(report(&layers::check(&root)?)),
+    }
+}
+
+/// Prints the findings; true when there are none.
+fn report(findings: &[String]) -> bool {
+    for finding in findings {
+        eprintln!("{finding}");
+    }
+    findings.is_empty()
+}
+
+/// The workspace's directory.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}

@@ -1,0 +1,260 @@
+//! The lanes of `cargo xtask ci`, in order, and the report at their end.
+//!
+//! Invariant: a lane that fails does not keep the next ones from running, and the last line counts everything.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::tally::Tally;
+use crate::{layers, run, tidy};
+
+/// Integration tests with real clients are named so.
+const CLIENTS: &str = "clients_";
+
+/// The one of them that mounts file systems.
+const CRASH: &str = "clients_crash";
+
+/// Seeds of the simulator that every run takes.
+const SEEDS: &str = "0..400";
+
+/// Tests that cannot run here write their reason into the file that this variable names.
+const SKIPS: &str = "DM_REMAP_SKIPS";
+
+/// What `cargo` needs to give the same result everywhere.
+const CARGO: &str = env!("CARGO");
+
+struct Lane {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Stage<'_>) -> Result<Verdict>,
+}
+
+const LANES: [Lane; 11] = [
+    Lane { name: "tidy", about: "sizes, names, documents", run: |stage| found(&tidy::check(stage.root)?) },
+    Lane { name: "layers", about: "which crate may use which", run: |s| found(&layers::check(s.root)?) },
+    Lane { name: "fmt", about: "formatting", run: |stage| stage.cargo(3, &["fmt", "--all", "--check"]) },
+    Lane { name: "clippy", about: "lints, warnings are errors", run: clippy },
+    Lane { name: "docs", about: "rustdoc, warnings are errors", run: docs },
+    Lane { name: "no-std", about: "the pure crates without std", run: no_std },
+    Lane { name: "tests", about: "unit and integration tests", run: |stage| stage.tests(Which::Plain) },
+    Lane { name: "doc-tests", about: "examples in the documentation", run: doc_tests },
+    Lane { name: "simulator", about: "a fixed set of seeds", run: simulator },
+    Lane {
+        name: "clients",
+        about: "nbdinfo, nbdcopy, libnbd, qemu-img, qemu-io, fio, nbdkit",
+        run: |stage| stage.tests(Which::Clients),
+    },
+    Lane {
+        name: "crash",
+        about: "kill -9 under ext4, xfs and btrfs",
+        run: |stage| stage.tests(Which::Crash),
+    },
+];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Which {
+    Plain,
+    Clients,
+    Crash,
+}
+
+/// How a lane ended.
+struct Verdict {
+    good: bool,
+    note: String,
+    tally: Tally,
+}
+
+struct Stage<'a> {
+    root: &'a Path,
+    packages: Vec<layers::Package>,
+    nextest: bool,
+    skips: PathBuf,
+}
+
+/// Prints the lanes.
+pub(crate) fn list() {
+    for lane in &LANES {
+        println!("{:<10} {}", lane.name, lane.about);
+    }
+}
+
+/// Runs the lanes (all, or those named) and reports. True when all is well.
+///
+/// # Errors
+/// An unknown lane, or a workspace that cannot be read.
+pub(crate) fn run(root: &Path, only: &[String]) -> Result<bool> {
+    if let Some(unknown) = only.iter().find(|name| !LANES.iter().any(|lane| lane.name == **name)) {
+        bail!("no lane `{unknown}`; see `cargo xtask lanes`");
+    }
+    let skips = env::temp_dir().join(format!("dm-remap-skips-{}", std::process::id()));
+    fs::write(&skips, "").with_context(|| format!("writing {}", skips.display()))?;
+    let nextest = Command::new(CARGO).args(["nextest", "--version"]).output();
+    let stage = Stage {
+        root,
+        packages: layers::packages(root)?,
+        nextest: nextest.is_ok_and(|output| output.status.success()),
+        skips,
+    };
+    let begin = Instant::now();
+    let mut rows = Vec::new();
+    for lane in LANES.iter().filter(|lane| only.is_empty() || only.iter().any(|name| name == lane.name)) {
+        println!("\n==== {}: {}", lane.name, lane.about);
+        let start = Instant::now();
+        let verdict = (lane.run)(&stage).unwrap_or_else(|error| Verdict {
+            good: false,
+            note: format!("{error:#}"),
+            tally: Tally::default(),
+        });
+        rows.push((lane.name, verdict, start.elapsed()));
+    }
+    let skipped = fs::read_to_string(&stage.skips).unwrap_or_default();
+    // A leftover in the temporary folder hurts nobody.
+    let _ = fs::remove_file(&stage.skips);
+    Ok(report(&rows, &skipped, begin.elapsed(), &stage))
+}
+
+fn report(rows: &[(&str, Verdict, Duration)], skipped: &str, whole: Duration, stage: &Stage<'_>) -> bool {
+    println!("\n==== report");
+    let mut total = Tally::default();
+    for (name, Verdict { good, note, tally }, took) in rows {
+        let mut tally = *tally;
+        // A lane without tests of its own is one check; one that failed before its tests ran has failed once.
+        if tally == Tally::default() || (!good && tally.failed == 0) {
+            tally += if *good { Tally { passed: 1, failed: 0 } } else { Tally { passed: 0, failed: 1 } };
+        }
+        total += tally;
+        let word = if *good { "ok" } else { "FAILED" };
+        println!("{name:<10} {word:<7} {:>7.1} s  {note}", took.as_secs_f64());
+    }
+    if !stage.nextest {
+        println!("(cargo-nextest is not installed; `cargo test` ran the tests)");
+    }
+    let skips: Vec<&str> = skipped.lines().collect();
+    for skip in &skips {
+        println!("skipped: {skip}");
+    }
+    let strict = env::var("CI").is_ok_and(|value| value == "true");
+    if strict && !skips.is_empty() {
+        println!("CI=true: what was skipped counts as failed");
+    }
+    // A test that skips itself ends well for its runner.
+    let gone = skips.len() as u64;
+    let passed = total.passed.saturating_sub(gone);
+    let failed = total.failed + if strict { gone } else { 0 };
+    println!(
+        "     Summary [{:>8.3}s] {} tests run: {passed} passed, {failed} failed, {gone} skipped",
+        whole.as_secs_f64(),
+        passed + failed,
+    );
+    failed == 0
+}
+
+impl Stage<'_> {
+    /// Runs cargo with a limit in minutes.
+    fn cargo(&self, minutes: u64, args: &[&str]) -> Result<Verdict> {
+        self.cargo_with(minutes, args, &[])
+    }
+
+    fn cargo_with(&self, minutes: u64, args: &[&str], set: &[(&str, &str)]) -> Result<Verdict> {
+        let mut command = run::limited(self.root, Duration::from_secs(60 * minutes), CARGO, args);
+        command.envs(set.iter().copied()).env(SKIPS, &self.skips);
+        let outcome = run::run(command)?;
+        let note = if outcome.good { String::new() } else { format!("cargo {}: {}", args[0], outcome.end) };
+        Ok(Verdict { good: outcome.good, note, tally: outcome.tally })
+    }
+
+    fn tests(&self, which: Which) -> Result<Verdict> {
+        let mut verdict = if self.nextest { self.with_nextest(which)? } else { self.with_libtest(which)? };
+        let Tally { passed, failed } = verdict.tally;
+        if verdict.good {
+            verdict.note = format!("{passed} tests");
+        } else {
+            verdict.note = format!("{failed} of {} tests failed; {}", passed + failed, verdict.note);
+        }
+        Ok(verdict)
+    }
+
+    fn with_nextest(&self, which: Which) -> Result<Verdict> {
+        let wanted = match which {
+            Which::Plain => format!("not binary(/^{CLIENTS}/)"),
+            Which::Clients => format!("binary(/^{CLIENTS}/) and not binary(={CRASH})"),
+            Which::Crash => format!("binary(={CRASH})"),
+        };
+        let args = ["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--filterset", &wanted];
+        self.cargo(30, &args)
+    }
+
+    fn with_libtest(&self, which: Which) -> Result<Verdict> {
+        let mut args = vec!["test", "--workspace", "--locked", "--no-fail-fast"];
+        if which == Which::Plain {
+            args.extend(["--lib", "--bins"]);
+        }
+        for name in self.packages.iter().flat_map(|package| &package.tests) {
+            let is = match name.as_str() {
+                CRASH => Which::Crash,
+                name if name.starts_with(CLIENTS) => Which::Clients,
+                _ => Which::Plain,
+            };
+            if is == which {
+                args.extend(["--test", name]);
+            }
+        }
+        if which == Which::Crash {
+            // The file systems share the machine's loop devices and its two cores.
+            args.extend(["--", "--test-threads=1"]);
+        }
+        self.cargo(30, &args)
+    }
+}
+
+fn found(findings: &[String]) -> Result<Verdict> {
+    for finding in findings {
+        println!("{finding}");
+    }
+    let note = if findings.is_empty() { String::new() } else { format!("{} findings", findings.len()) };
+    Ok(Verdict { good: findings.is_empty(), note, tally: Tally::default() })
+}
+
+fn clippy(stage: &Stage<'_>) -> Result<Verdict> {
+    stage.cargo(20, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
+}
+
+fn docs(stage: &Stage<'_>) -> Result<Verdict> {
+    let args = ["doc", "--workspace", "--no-deps", "--locked"];
+    stage.cargo_with(20, &args, &[("RUSTDOCFLAGS", "-D warnings")])
+}
+
+/// The sources are looked at by the lane `layers`; with the bare target's core library a compiler says it better.
+fn no_std(stage: &Stage<'_>) -> Result<Verdict> {
+    const TARGET: &str = "x86_64-unknown-none";
+    let rustc = Command::new("rustc").args(["--print", "sysroot"]).current_dir(stage.root).output();
+    let sysroot = rustc.context("rustc does not start")?.stdout;
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot).trim());
+    if !sysroot.join("lib/rustlib").join(TARGET).is_dir() {
+        let note = format!("by the sources only; `rustup target add {TARGET}` lets a compiler look");
+        return Ok(Verdict { good: true, note, tally: Tally::default() });
+    }
+    stage.cargo(10, &["check", "-p", "remap-format", "-p", "remap-core", "--locked", "--target", TARGET])
+}
+
+fn doc_tests(stage: &Stage<'_>) -> Result<Verdict> {
+    stage.cargo(20, &["test", "--workspace", "--doc", "--locked", "--no-fail-fast"])
+}
+
+fn simulator(stage: &Stage<'_>) -> Result<Verdict> {
+    if !stage.packages.iter().any(|package| package.name == "remap-sim" && package.binary) {
+        bail!("remap-sim has no binary");
+    }
+    let mut verdict =
+        stage.cargo(15, &["run", "--locked", "--package", "remap-sim", "--", "run", "--seeds", SEEDS])?;
+    if verdict.good {
+        verdict.note = format!("seeds {SEEDS}");
+    }
+    Ok(verdict)
+}

@@ -1,0 +1,82 @@
+//! How many tests ran, from what the test runners print.
+//!
+//! Invariant: only summary lines count, so no test is counted twice. What nextest calls skipped is mostly what another
+//! lane runs, so it is not counted here.
+
+use std::ops::AddAssign;
+
+/// Numbers of tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+}
+
+impl Tally {
+    /// Takes a line of output into account.
+    pub(crate) fn line(&mut self, line: &str) {
+        let line = line.trim();
+        if let Some(rest) = line.strip_prefix("test result: ") {
+            for part in rest.split(['.', ';']) {
+                self.count(part);
+            }
+        } else if line.starts_with("Summary [") {
+            let Some((_, counts)) = line.split_once("tests run: ").or_else(|| line.split_once("test run: "))
+            else {
+                return;
+            };
+            for part in counts.split(',') {
+                self.count(part);
+            }
+        }
+    }
+
+    fn count(&mut self, part: &str) {
+        let mut words = part.split_whitespace();
+        let Some(Ok(number)) = words.next().map(str::parse::<u64>) else { return };
+        match words.next() {
+            Some("passed") => self.passed += number,
+            Some("failed" | "exec" | "timed") => self.failed += number,
+            _ => {}
+        }
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tally;
+
+    fn tally(lines: &[&str]) -> Tally {
+        let mut tally = Tally::default();
+        for line in lines {
+            tally.line(line);
+        }
+        tally
+    }
+
+    #[test]
+    fn nextest_summary() {
+        let seen = tally(&[
+            "     Summary [  12.345s] 40 tests run: 37 passed (1 slow), 2 failed, 1 timed out, 5 skipped\n",
+            "        FAIL [   0.010s] dm-remap::cli_usage 3 passed\n",
+        ]);
+        assert_eq!(seen, Tally { passed: 37, failed: 3 });
+        assert_eq!(tally(&["Summary [ 0.1s] 1 test run: 1 passed, 0 skipped"]).passed, 1);
+    }
+
+    #[test]
+    fn libtest_summaries_add_up() {
+        let seen = tally(&[
+            "test result: ok. 4 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n",
+            "test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.01s\n",
+        ]);
+        assert_eq!(seen, Tally { passed: 8, failed: 2 });
+    }
+}
