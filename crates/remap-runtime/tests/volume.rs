@@ -1,142 +1,16 @@
 //! A volume on files, through the whole of runtime, core and I/O: what clients see when the medium fails.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+mod common;
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+
+use common::{Client, Lab, MAIN_SIZE, extent, pattern};
 use remap_core::engine::{Command, VolumeState};
 use remap_core::op::RequestKind;
-use remap_core::units::{Extent, Sector};
 use remap_format::{Cause, Policy};
-use remap_io::{Device, Drill, OpenOptions as DeviceOptions};
-use remap_runtime::front::{BlockState, ByteRange, Export, FrontError, FrontRequest, Interest, Queue};
-use remap_runtime::{AdoptOptions, OpenError, OpenOptions, Volume, VolumeQueue, adopt};
-use tempfile::TempDir;
-
-const MAIN_SIZE: u64 = 4 << 20;
-
-struct Lab {
-    dir: TempDir,
-}
-
-fn pattern(sector: u64) -> [u8; 512] {
-    std::array::from_fn(|i| (sector.wrapping_mul(31) as u8).wrapping_add(i as u8))
-}
-
-fn extent(start: u64, sectors: u64) -> Extent {
-    Extent::new(Sector(start), sectors).expect("not empty")
-}
-
-impl Lab {
-    fn make(policy: Policy, spares: usize) -> Self {
-        let lab = Self { dir: TempDir::new().expect("a temporary directory") };
-        let mut main = File::create(lab.main()).expect("main");
-        for sector in 0..MAIN_SIZE / 512 {
-            main.write_all(&pattern(sector)).expect("write");
-        }
-        for n in 0..spares {
-            File::create(lab.spare(n)).and_then(|f| f.set_len(2 << 20)).expect("spare");
-        }
-        let spares = lab.spares(spares);
-        let options =
-            AdoptOptions { name: "lab".into(), block_size: 4096, policy, lost: Vec::new(), force: false };
-        adopt(&lab.main_device(), &spares, &options).expect("adopt");
-        lab
-    }
-
-    fn main(&self) -> PathBuf {
-        self.dir.path().join("main")
-    }
-
-    fn spare(&self, n: usize) -> PathBuf {
-        self.dir.path().join(format!("spare{n}"))
-    }
-
-    fn main_device(&self) -> Device {
-        open(&self.main())
-    }
-
-    fn spares(&self, count: usize) -> Vec<Device> {
-        (0..count).map(|n| open(&self.spare(n))).collect()
-    }
-
-    fn serve(&self, drill: &str) -> Volume {
-        self.serve_with(drill, OpenOptions::default()).expect("open")
-    }
-
-    fn serve_with(&self, drill: &str, options: OpenOptions) -> Result<Volume, OpenError> {
-        let mut main = self.main_device();
-        if !drill.is_empty() {
-            main = main.with_drill(Arc::new(Drill::parse(drill).expect("drill")));
-        }
-        let count = (0..4).filter(|&n| self.spare(n).exists()).count();
-        Volume::open(main, self.spares(count), options).map(|(volume, _)| volume)
-    }
-}
-
-fn open(path: &Path) -> Device {
-    Device::open(path, &DeviceOptions { write: true, exclusive: true, ..DeviceOptions::default() })
-        .expect("open")
-}
-
-struct Client {
-    queue: VolumeQueue,
-    idle: File,
-}
-
-impl Client {
-    fn of(volume: &Volume) -> Self {
-        let idle = File::open("/dev/null").expect("/dev/null");
-        Self { queue: volume.queue().expect("queue"), idle }
-    }
-
-    fn run(
-        &mut self,
-        kind: RequestKind,
-        start: u64,
-        sectors: u64,
-        bytes: Option<&[u8]>,
-    ) -> (Result<(), FrontError>, Vec<u8>) {
-        let buf = matches!(kind, RequestKind::Read | RequestKind::Write { .. }).then(|| {
-            let mut buf = self.queue.buffer((sectors * 512) as usize);
-            match bytes {
-                Some(bytes) => buf.bytes_mut().copy_from_slice(bytes),
-                None => buf.bytes_mut().fill(0xEE),
-            }
-            buf
-        });
-        self.queue.submit(1, FrontRequest { kind, offset: start * 512, len: sectors * 512 }, buf);
-        loop {
-            if let Some(done) = self.queue.next() {
-                let bytes = done.buf.map_or_else(Vec::new, |buf| buf.bytes().to_vec());
-                return (done.result, bytes);
-            }
-            self.queue
-                .wait(self.idle.as_fd(), Interest::default(), Some(Duration::from_secs(5)))
-                .expect("wait");
-        }
-    }
-
-    fn read(&mut self, start: u64, sectors: u64) -> (Result<(), FrontError>, Vec<u8>) {
-        self.run(RequestKind::Read, start, sectors, None)
-    }
-
-    fn write(&mut self, start: u64, bytes: &[u8]) -> Result<(), FrontError> {
-        let sectors = bytes.len() as u64 / 512;
-        self.run(RequestKind::Write { fua: false }, start, sectors, Some(bytes)).0
-    }
-
-    fn assert_original(&mut self, start: u64, sectors: u64) {
-        let (result, bytes) = self.read(start, sectors);
-        assert_eq!(result, Ok(()), "sectors {start}+{sectors}");
-        for (n, sector) in (start..).zip(bytes.chunks(512)) {
-            assert_eq!(sector, pattern(n), "sector {n}");
-        }
-    }
-}
+use remap_runtime::front::{BlockState, ByteRange, Export, FrontError};
+use remap_runtime::{OpenError, OpenOptions, Volume};
 
 fn bad(ranges: &[(u64, u64)]) -> Result<(), FrontError> {
     let bad = ranges.iter().map(|&(start, len)| ByteRange { start: start * 512, len: len * 512 }).collect();

@@ -49,7 +49,7 @@ impl Engine {
         let checkpoint = Checkpoint {
             phase: Phase::Pages,
             generation: self.commit.generation().wrapping_add(1),
-            entries: self.counts().entries + self.pool.retired().len() as u64,
+            entries: self.metadata_entries(),
             next_page: 0,
             next_block: Block(0),
             next_retired: 0,

@@ -130,15 +130,6 @@ impl Commit {
         self.frozen_until
     }
 
-    /// Does a checkpoint have room for a few more entries than `entries`, all that is staged included?
-    pub(super) fn has_room(&self, entries: u64) -> bool {
-        // An edit inside a run splits it: two entries more, at the most.
-        let coming = 2 * (self.staged.edits.len() + self.batch.edits.len()) as u64;
-        entries + coming + 2 * super::MAX_JOBS as u64 + 2
-            < self.shape.capacity().max(2 * super::MAX_JOBS as u64 + 4)
-            && entries + coming + 3 <= self.shape.capacity()
-    }
-
     pub(super) fn checkpoint(&mut self) -> Option<&mut Checkpoint> {
         match &mut self.phase {
             Phase::Checkpoint(checkpoint) => Some(checkpoint),

@@ -90,6 +90,8 @@ pub(super) struct Job {
     pub(super) out: u32,
     /// The entry when the job began, cut to this block.
     pub(super) old: Option<Entry>,
+    /// Entries that its edit can add to the table: a block inside a run splits it.
+    pub(super) growth: u64,
     /// Sectors that the salvage was to read.
     pub(super) wanted: u128,
     /// Of these, the ones that cannot be read.
@@ -147,6 +149,11 @@ impl Engine {
     pub(super) fn start_job(&mut self, kind: JobKind, block: Block, cause: Cause) -> bool {
         let Some(index) = self.jobs.iter().position(Option::is_none) else { return false };
         let old = self.table.get(block);
+        let growth = match (old, self.table.next_from(block)) {
+            (None, _) => 1,
+            (Some(_), Some(run)) if run.count > 1 => 2,
+            _ => 0,
+        };
         let readers = self.table.view().first(block, Block(block.0 + 1)).placement;
         self.table.view().begin_move(index, block);
         // Readers never touch a block that was already the owner's: nothing to wait for.
@@ -159,6 +166,7 @@ impl Engine {
                 step: Step::Fence,
                 out: u32::from(grace),
                 old,
+                growth,
                 wanted: 0,
                 bad: 0,
                 fault: None,
@@ -176,6 +184,23 @@ impl Engine {
             self.job_step_done(index);
         }
         true
+    }
+
+    /// Has a checkpoint room for what this job's edits may add, all other jobs' included?
+    pub(super) fn has_room_for(&self, index: usize) -> bool {
+        let jobs = || self.jobs.iter().flatten();
+        let coming: u64 = jobs().map(|j| j.growth + j.failed_slots.len() as u64).sum();
+        let grows = self
+            .jobs
+            .get(index)
+            .and_then(Option::as_ref)
+            .is_none_or(|j| j.growth > 0 || !j.failed_slots.is_empty());
+        !grows || self.metadata_entries() + coming <= self.commit.shape.capacity()
+    }
+
+    /// Entries that a checkpoint would hold now.
+    pub(super) fn metadata_entries(&self) -> u64 {
+        self.counts().entries + self.pool.retired().len() as u64
     }
 
     /// Examines suspicious blocks, as far as jobs are free and the breaker is closed.

@@ -434,7 +434,7 @@ impl Engine {
 
     fn is_exhausted(&self) -> bool {
         let full = self.config.max_remaps.is_some_and(|max| self.counts().remapped_blocks >= max);
-        full || self.pool.counts(None).free == 0 || !self.commit.has_room(self.counts().entries)
+        full || self.pool.counts(None).free == 0 || self.metadata_entries() >= self.commit.shape.capacity()
     }
 
     /// Starts whatever can start. Ends because every step either waits for an operation or consumes what it worked on.

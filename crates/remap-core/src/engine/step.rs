@@ -408,14 +408,9 @@ impl Engine {
             return self.abort_job(index, RequestError::Io(Fault::Unknown));
         }
         let block = job.block;
-        let slot = if self.is_exhausted() { None } else { self.pool.acquire() };
-        let Some(slot) = slot else {
-            if !self.exhausted_said {
-                self.exhausted_said = true;
-                self.notice(Notice::Exhausted);
-            }
-            return self.abort_job(index, RequestError::NoSpace);
-        };
+        let full = self.config.max_remaps.is_some_and(|max| self.counts().remapped_blocks >= max);
+        let slot = if full || !self.has_room_for(index) { None } else { self.pool.acquire() };
+        let Some(slot) = slot else { return self.no_room(index) };
         self.enter(index, Step::WriteSlot);
         let Some(job) = self.job(index) else { return };
         job.slot = Some(slot);
@@ -433,6 +428,15 @@ impl Engine {
             self.after_write_slot(index);
         }
         debug_assert!(self.valid_mask(block) & covered == covered, "covered sectors are the block's");
+    }
+
+    /// No slot, or no room for an entry: nothing changes, and it is said once.
+    fn no_room(&mut self, index: usize) {
+        if !self.exhausted_said {
+            self.exhausted_said = true;
+            self.notice(Notice::Exhausted);
+        }
+        self.abort_job(index, RequestError::NoSpace);
     }
 
     fn after_write_slot(&mut self, index: usize) {
@@ -486,6 +490,9 @@ impl Engine {
 
     /// Hands the job's edits to the next commit.
     fn stage(&mut self, index: usize, edit: Entry, flush: Option<DeviceId>) {
+        if !self.has_room_for(index) {
+            return self.no_room(index);
+        }
         self.enter(index, Step::Commit);
         let Some(job) = self.jobs.get(index).and_then(Option::as_ref) else { return };
         let mut edit = edit;
