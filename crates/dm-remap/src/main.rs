@@ -1,2 +1,57 @@
-//! (being written)
-fn main() {}
+//! dm-remap: keeps a failing disk in service.
+//!
+//! Invariant: this crate parses, prints and connects; what moves a block is below it. Standard output is for what was
+//! asked; everything else goes to standard error; the exit code is the contract of [`exit`].
+
+mod adopt;
+mod cli;
+mod control;
+mod demo;
+mod dmsetup;
+mod exit;
+mod manual;
+mod map;
+mod message;
+mod metadata;
+mod open;
+mod release;
+mod serve;
+mod status;
+mod status_json;
+mod status_line;
+mod units;
+mod wire;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(message) => return usage(&message),
+    };
+    let outcome = match cli.command {
+        cli::Command::Adopt(args) => adopt::run(&args),
+        cli::Command::Serve(args) => serve::run(&args),
+        cli::Command::Status(args) => status::run(&args),
+        cli::Command::Message(args) => message::run(&args),
+        cli::Command::Map(args) => map::run(&args),
+        cli::Command::Metadata(args) => metadata::run(&args),
+        cli::Command::Release(args) => release::run(&args),
+        cli::Command::Demo(args) => demo::run(&args),
+        cli::Command::GenerateMan(args) => manual::pages(&args),
+        cli::Command::GenerateCompletions(args) => manual::completions(&args),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("dm-remap: {error:#}");
+        exit::exit_of(&error).into()
+    })
+}
+
+/// `--help` and `--version` come this way too.
+fn usage(message: &clap::Error) -> ExitCode {
+    // Nobody is left to tell that it could not be printed.
+    let _ = message.print();
+    if message.use_stderr() { exit::Exit::Usage.into() } else { exit::Exit::Done.into() }
+}
