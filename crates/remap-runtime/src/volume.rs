@@ -74,6 +74,8 @@ pub struct OpenReport {
     pub repaired: bool,
     /// Things a person should know.
     pub warnings: Vec<String>,
+    /// For each spare of the volume, which of the given ones it is.
+    pub devices: Vec<usize>,
 }
 
 /// Why a volume could not be opened.
@@ -202,10 +204,11 @@ impl Volume {
         if options.read_only {
             recovered.needs_repair = false;
         }
-        let spares = recovered.devices.iter().filter_map(|&d| spares.get(d).cloned()).collect();
+        let devices = recovered.devices.clone();
+        let spares = devices.iter().filter_map(|&d| spares.get(d).cloned()).collect();
         let on_notice = options.on_notice.take();
         let volume = Self::start(main, spares, recovered, &options, on_notice)?;
-        Ok((volume, OpenReport { copies, repaired, warnings }))
+        Ok((volume, OpenReport { copies, repaired, warnings, devices }))
     }
 
     fn start(
