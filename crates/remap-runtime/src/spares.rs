@@ -245,6 +245,27 @@ pub fn lost_entries(
 /// # Errors
 /// [`AdoptError`]; unless it is [`AdoptError::Write`], nothing was written.
 pub fn adopt(main: &Device, spares: &[Device], options: &AdoptOptions) -> Result<AdoptReport, AdoptError> {
+    let (recovered, report) = prepare(main, spares, options)?;
+    for spare in spares {
+        wipe(spare)?;
+    }
+    rewrite(spares, recovered)?;
+    Ok(report)
+}
+
+/// Everything that [`adopt`] does before it writes.
+///
+/// # Errors
+/// As [`adopt`], but for [`AdoptError::Write`].
+pub fn rehearse(main: &Device, spares: &[Device], options: &AdoptOptions) -> Result<AdoptReport, AdoptError> {
+    Ok(prepare(main, spares, options)?.1)
+}
+
+fn prepare(
+    main: &Device,
+    spares: &[Device],
+    options: &AdoptOptions,
+) -> Result<(Recovered, AdoptReport), AdoptError> {
     check_devices(main, spares, options)?;
     let block_size = u64::from(options.block_size);
     let sizes: Vec<u64> = spares.iter().map(|s| s.size() - s.size() % block_size).collect();
@@ -287,11 +308,8 @@ pub fn adopt(main: &Device, spares: &[Device], options: &AdoptOptions) -> Result
     }
     let recovered = Recovered::fresh(superblock.clone(), &entries)?;
     let slots = recovered.pool.counts(None);
-    for spare in spares {
-        wipe(spare)?;
-    }
-    rewrite(spares, recovered)?;
-    Ok(AdoptReport { superblock, slots, metadata_bytes: u64::from(remap_format::COPIES) * shape.bytes() })
+    let metadata_bytes = u64::from(remap_format::COPIES) * shape.bytes();
+    Ok((recovered, AdoptReport { superblock, slots, metadata_bytes }))
 }
 
 fn check_devices(main: &Device, spares: &[Device], options: &AdoptOptions) -> Result<(), AdoptError> {
