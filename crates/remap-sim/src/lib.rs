@@ -1,0 +1,33 @@
+//! A deterministic world for the core of dm-remap: disks that lie, clients, crashes, and an oracle that knows for each
+//! sector which contents are allowed now.
+//!
+//! Invariant: a run is a function of its [`scenario::Scenario`] alone (no clock, no hash map, no address), so a failing seed
+//! fails again with its transcript switched on.
+//!
+//! Read in this order: [`disk`] (what a device may do to us), [`oracle`] (what a client may see), [`scenario`] (which faults
+//! a seed brings), [`world`] (engine, fast lane and clients on top of them), [`script`] (a fixed life for the crash sweep).
+
+#![forbid(unsafe_code)]
+
+pub mod disk;
+pub mod oracle;
+pub mod rng;
+pub mod scenario;
+pub mod script;
+pub mod stamp;
+pub mod world;
+
+/// The contract was broken: what was seen, and why it may not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation(pub String);
+
+impl core::fmt::Display for Violation {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// What every step of the world gives.
+pub type Checked = Result<(), Violation>;

@@ -1,0 +1,219 @@
+//! What a client may see: for each sector the versions that it may hold now, or after a crash now.
+//!
+//! Invariant: a version is forgotten only when nothing may show it any more: a write that was acknowledged hides all versions
+//! that had ended before it began; one that is durable forbids them even after a crash. Loss is a version like any other,
+//! written by nature, never acknowledged: it can come at any time, and goes only by an overwrite. Once it was seen, no older
+//! version may come back (C3).
+
+use crate::Violation;
+use crate::stamp::Content;
+
+const NEVER: u64 = u64::MAX;
+
+#[derive(Clone, Copy, Debug)]
+struct Version {
+    content: Content,
+    /// Which write of the client, to find it again when it ends.
+    write: u64,
+    begun: u64,
+    ended: u64,
+    acked: bool,
+    durable: bool,
+    /// When a write that hides it was acknowledged.
+    hidden: u64,
+    /// Can come back after a crash.
+    crash: bool,
+}
+
+/// The versions of all sectors.
+#[derive(Clone, Debug)]
+pub struct Oracle {
+    sectors: Vec<Vec<Version>>,
+    /// Sectors with acknowledged writes that are not known to be durable.
+    dirty: Vec<u64>,
+    /// When this life began.
+    life: u64,
+}
+
+impl Oracle {
+    /// Every sector holds what was on the main device before.
+    #[must_use]
+    pub fn adopt(sectors: u64) -> Self {
+        let original = |sector| Version {
+            content: Content::Stamp { sector, counter: 0 },
+            write: 0,
+            begun: 0,
+            ended: 0,
+            acked: true,
+            durable: true,
+            hidden: NEVER,
+            crash: true,
+        };
+        Self { sectors: (0..sectors).map(|s| vec![original(s)]).collect(), dirty: Vec::new(), life: 0 }
+    }
+
+    /// A client's write of this content began.
+    pub fn begin(&mut self, sector: u64, content: Content, write: u64, tick: u64) {
+        self.sectors[sector as usize].push(Version {
+            content,
+            write,
+            begun: tick,
+            ended: NEVER,
+            acked: false,
+            durable: false,
+            hidden: NEVER,
+            crash: true,
+        });
+    }
+
+    /// The sector went bad, wherever it is.
+    pub fn lose(&mut self, sector: u64, tick: u64) {
+        self.begin(sector, Content::Lost, 0, tick);
+        if let Some(version) = self.sectors[sector as usize].last_mut() {
+            version.ended = tick;
+        }
+    }
+
+    /// A client's write ended. `oldest`: when the oldest read that is under way began.
+    pub fn end(&mut self, sector: u64, write: u64, acked: bool, durable: bool, tick: u64, oldest: u64) {
+        let versions = &mut self.sectors[sector as usize];
+        let Some(own) = versions.iter_mut().find(|v| v.write == write && v.ended == NEVER) else { return };
+        own.ended = tick;
+        own.acked = acked;
+        let begun = own.begun;
+        if acked {
+            for version in versions.iter_mut().filter(|v| v.ended < begun) {
+                version.hidden = version.hidden.min(tick);
+            }
+            self.dirty.push(sector);
+            if durable {
+                self.make_durable(sector, |v| v.write == write);
+            }
+        }
+        self.forget(sector, oldest);
+    }
+
+    /// A flush that began at `begun` ended well.
+    pub fn flushed(&mut self, begun: u64, oldest: u64) {
+        let mut dirty = core::mem::take(&mut self.dirty);
+        dirty.sort_unstable();
+        dirty.dedup();
+        for sector in dirty {
+            self.make_durable(sector, |v| v.acked && v.ended < begun);
+            if self.sectors[sector as usize].iter().any(|v| v.acked && !v.durable) {
+                self.dirty.push(sector);
+            }
+            self.forget(sector, oldest);
+        }
+    }
+
+    fn make_durable(&mut self, sector: u64, chosen: impl Fn(&Version) -> bool) {
+        let versions = &mut self.sectors[sector as usize];
+        let mut newest = None;
+        for version in versions.iter_mut().filter(|v| chosen(v)) {
+            version.durable = true;
+            newest = newest.max(Some(version.begun));
+        }
+        if let Some(begun) = newest {
+            for version in versions.iter_mut().filter(|v| v.ended < begun) {
+                version.crash = false;
+            }
+        }
+    }
+
+    fn forget(&mut self, sector: u64, oldest: u64) {
+        self.sectors[sector as usize].retain(|v| v.crash || v.hidden >= oldest);
+    }
+
+    /// The power failed: whatever was not excluded for good is possible again.
+    pub fn crash(&mut self, tick: u64) {
+        self.life = tick;
+        self.dirty.clear();
+        for versions in &mut self.sectors {
+            versions.retain(|v| v.crash);
+            for version in versions.iter_mut() {
+                version.ended = version.ended.min(tick);
+                version.acked = false;
+                version.durable = false;
+                version.hidden = NEVER;
+            }
+        }
+    }
+
+    /// A read that began at `begun` gave this content (or failed on the medium: [`Content::Lost`]).
+    ///
+    /// # Errors
+    /// No version that may be seen has it.
+    pub fn check(&mut self, sector: u64, seen: Content, begun: u64) -> Result<(), Violation> {
+        let life = self.life;
+        let versions = &mut self.sectors[sector as usize];
+        if !versions.iter().any(|v| v.hidden >= begun && v.content == seen) {
+            let allowed: Vec<_> = versions.iter().filter(|v| v.hidden >= begun).collect();
+            return Err(Violation(format!(
+                "sector {sector}: read (begun at {begun}) gave {seen:?}; allowed: {allowed:?}"
+            )));
+        }
+        let settled = versions.iter().all(|v| v.ended <= life);
+        let quiet = versions.iter().all(|v| v.ended < begun);
+        if settled {
+            // Nothing was written in this life: what was seen once stays.
+            versions.retain(|v| v.content == seen);
+        } else if quiet && seen == Content::Lost {
+            versions.retain(|v| v.content == Content::Lost);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(counter: u32) -> Content {
+        Content::Stamp { sector: 0, counter }
+    }
+
+    #[test]
+    fn an_acknowledged_write_hides_and_a_durable_one_forbids() {
+        let mut oracle = Oracle::adopt(1);
+        oracle.begin(0, stamp(1), 1, 10);
+        assert!(oracle.clone().check(0, stamp(0), 11).is_ok());
+        assert!(oracle.clone().check(0, stamp(1), 11).is_ok());
+        oracle.end(0, 1, true, false, 12, 12);
+        assert!(oracle.clone().check(0, stamp(0), 13).is_err());
+        assert!(oracle.clone().check(0, stamp(0), 11).is_ok(), "a read that began before may show the old one");
+        let mut crashed = oracle.clone();
+        crashed.crash(14);
+        assert!(crashed.clone().check(0, stamp(0), 15).is_ok());
+        assert!(crashed.check(0, stamp(1), 15).is_ok());
+        assert!(crashed.check(0, stamp(0), 16).is_err(), "what was seen after the crash stays");
+        oracle.flushed(13, 13);
+        oracle.crash(14);
+        assert!(oracle.clone().check(0, stamp(0), 15).is_err());
+        assert!(oracle.check(0, stamp(1), 15).is_ok());
+    }
+
+    #[test]
+    fn loss_must_have_a_cause_and_stays_until_it_is_overwritten() {
+        let mut oracle = Oracle::adopt(1);
+        assert!(oracle.check(0, Content::Lost, 5).is_err());
+        oracle.lose(0, 6);
+        assert!(oracle.clone().check(0, stamp(0), 7).is_ok());
+        assert!(oracle.check(0, Content::Lost, 7).is_ok());
+        assert!(oracle.check(0, stamp(0), 8).is_err(), "the old contents do not come back");
+        oracle.begin(0, Content::Zero, 1, 9);
+        oracle.end(0, 1, true, true, 10, 10);
+        assert!(oracle.check(0, Content::Lost, 11).is_err());
+        assert!(oracle.check(0, Content::Zero, 11).is_ok());
+    }
+
+    #[test]
+    fn a_failed_write_may_have_happened() {
+        let mut oracle = Oracle::adopt(1);
+        oracle.begin(0, stamp(1), 1, 1);
+        oracle.end(0, 1, false, false, 2, 2);
+        assert!(oracle.check(0, stamp(0), 3).is_ok());
+        assert!(oracle.check(0, stamp(1), 3).is_ok());
+        assert!(oracle.check(0, stamp(2), 3).is_err());
+    }
+}

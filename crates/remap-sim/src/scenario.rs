@@ -1,0 +1,159 @@
+//! Which volume a seed builds and which faults it brings: everything that a run depends on.
+//!
+//! Invariant: [`Scenario::of_seed`] is a function of the seed.
+
+use remap_format::Policy;
+use remap_format::layout::{self, CopyShape, LayoutError};
+
+use crate::rng::Rng;
+
+/// A way to break the contract on purpose, so that it is known that the oracle sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Canary {
+    /// Writes are acknowledged when they are submitted (C1).
+    AckEarly,
+    /// A grace period ends at once (C11).
+    GraceAtOnce,
+    /// Flushes that the engine asks for do nothing (C2).
+    DropEngineFlush,
+    /// Flushes that a client asks for do nothing.
+    DropClientFlush,
+    /// Reads of lost sectors succeed with whatever is in the buffer (C3).
+    LostReadsAsGood,
+    /// The engine is told that path faults are medium errors (C4).
+    PathFaultAsMedium,
+}
+
+/// Which kinds of trouble there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Sectors of the main device go bad.
+    pub main_medium: bool,
+    /// Slots go bad.
+    pub slot_medium: bool,
+    /// Sectors of metadata copies go bad.
+    pub metadata_medium: bool,
+    /// Some bad sectors answer with a bare EIO.
+    pub unknown: bool,
+    /// Whole devices fail for a while.
+    pub path: bool,
+    /// Flushes fail.
+    pub flush: bool,
+    /// Metadata copies rot between lives, as far as the budget allows.
+    pub rot: bool,
+    /// The power fails.
+    pub crash: bool,
+}
+
+/// A run.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// The seed.
+    pub seed: u64,
+    /// Steps, over all lives.
+    pub steps: u64,
+    /// Block size is 2^shift bytes.
+    pub block_shift: u8,
+    /// The main device's logical block in bytes.
+    pub logical_block: u32,
+    /// Sectors of the main device.
+    pub main_sectors: u64,
+    /// Bytes of each spare.
+    pub spares: Vec<u64>,
+    /// What to do with blocks that fail.
+    pub policy: Policy,
+    /// Requests under way at a time, at most.
+    pub clients: usize,
+    /// Trouble.
+    pub faults: Faults,
+    /// Steps between two sectors going bad, on average.
+    pub spoil_every: u64,
+    /// Steps in a life, on average.
+    pub life_steps: u64,
+    /// Commands are given.
+    pub commands: bool,
+    /// Broken on purpose.
+    pub canary: Option<Canary>,
+    /// Keep a transcript.
+    pub transcript: bool,
+}
+
+impl Scenario {
+    /// What a seed means.
+    #[must_use]
+    pub fn of_seed(seed: u64, steps: u64) -> Self {
+        let mut rng = Rng::seeded(seed ^ 0x5eed);
+        let block_shift = rng.pick(&[9, 12, 12, 12, 13, 16]);
+        let block_sectors = (1u64 << block_shift) / 512;
+        let logical_block = if block_shift >= 12 && rng.chance(1, 4) { 4096 } else { 512 };
+        let unit = u64::from(logical_block / 512);
+        let blocks = if block_shift == 16 { 6 + rng.below(10) } else { 12 + rng.below(60) };
+        let cut = rng.below(block_sectors) / unit * unit;
+        let spare_count = rng.pick(&[1, 1, 1, 1, 2, 2, 3, 6]);
+        let calm = rng.chance(1, 12);
+        let mut on = |n, of| !calm && rng.chance(n, of);
+        let faults = Faults {
+            main_medium: on(5, 6),
+            slot_medium: on(1, 2),
+            metadata_medium: on(1, 3),
+            unknown: on(1, 3),
+            path: on(1, 3),
+            flush: on(1, 3),
+            rot: on(1, 2),
+            crash: on(9, 10),
+        };
+        let slots = 1 + if rng.chance(1, 4) { rng.below(6) } else { blocks + rng.below(blocks) };
+        Self {
+            seed,
+            steps,
+            block_shift,
+            logical_block,
+            main_sectors: blocks * block_sectors - cut,
+            spares: spare_sizes(spare_count, 1 << block_shift, slots),
+            policy: rng.pick(&[Policy::RewriteThenRemap, Policy::RewriteThenRemap, Policy::RemapOnly]),
+            clients: rng.pick(&[1, 2, 4, 8]),
+            faults,
+            spoil_every: rng.pick(&[10, 40, 200]),
+            life_steps: rng.pick(&[15, 60, 250, 800]),
+            commands: rng.chance(2, 3),
+            canary: None,
+            transcript: false,
+        }
+    }
+
+    /// The shape of the volume's metadata copies.
+    ///
+    /// # Errors
+    /// The spares are too small.
+    pub fn shape(&self) -> Result<CopyShape, LayoutError> {
+        layout::plan(&self.spares, 1 << self.block_shift)
+    }
+}
+
+/// Spares that are just large enough for `slots` slots or a few more.
+fn spare_sizes(count: usize, block: u64, slots: u64) -> Vec<u64> {
+    let page = block.max(4096);
+    let mut sizes = vec![page; count];
+    while let Err(LayoutError::TooSmall { spare, least, .. }) = layout::plan(&sizes, block) {
+        let size = &mut sizes[usize::from(spare)];
+        *size = least.max(*size + page).next_multiple_of(page);
+    }
+    for size in &mut sizes {
+        *size += (slots * block / count as u64).next_multiple_of(page);
+    }
+    sizes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_seed_gives_a_volume_that_can_be_made() {
+        for seed in 0..500 {
+            let scenario = Scenario::of_seed(seed, 100);
+            assert!(scenario.shape().is_ok(), "{scenario:?}");
+            assert!(scenario.main_sectors > 0);
+        }
+    }
+}

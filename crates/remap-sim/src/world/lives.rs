@@ -1,0 +1,228 @@
+//! Lives of the volume: adopt or assemble, crash, and the look at everything in the end.
+//!
+//! Invariant: whatever is durable on the disks, recovery gives a volume, and the same one every time, as long as the budget of
+//! `faults` is kept.
+
+use remap_core::engine::{Command, Engine, EngineConfig};
+use remap_core::op::{Fault, RequestKind};
+use remap_core::recovery::{Recovered, RecoveryError, SpareReader, recover};
+use remap_core::units::{Extent, Sector};
+use remap_format::{COPIES, CopyRole, Entry, MainIdentity, SpareRecord, Superblock, SuperblockFlags};
+
+use super::{Life, World};
+use crate::disk::{Loss, SimDisk};
+use crate::scenario::Scenario;
+use crate::{Checked, Violation};
+
+/// Blocks read at a time in a look at everything.
+const LOOK_BLOCKS: u64 = 4;
+
+/// Recovery's way to the disks, in the order in which they were given.
+struct Reader<'d> {
+    disks: &'d [SimDisk],
+    order: &'d [usize],
+    /// Byte ranges that cannot be read now, on the first disk given.
+    hidden: Vec<(u64, u64)>,
+}
+
+impl SpareReader for Reader<'_> {
+    fn read(&mut self, spare: usize, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+        let end = offset + into.len() as u64;
+        if self.hidden.iter().any(|&(from, to)| spare == 0 && from < end && offset < to) {
+            return Err(Fault::Timeout);
+        }
+        let extent = Extent::new(Sector(offset / 512), (into.len() / 512) as u64).ok_or(Fault::Unknown)?;
+        self.disks[self.order[spare]].read(&extent, into)
+    }
+}
+
+/// The volume of a scenario, as it is adopted; `attempt` tells one adoption from the next.
+pub(super) fn describe(scenario: &Scenario, attempt: u64) -> Superblock {
+    let shape = scenario.shape().expect("scenarios have spares that are large enough");
+    let uuid = |n: u64| (u128::from(scenario.seed) << 64 | u128::from(attempt << 8 | n)).to_be_bytes();
+    let spares = (1u64..).zip(&scenario.spares).map(|(n, &size)| SpareRecord {
+        uuid: uuid(n),
+        size,
+        slots: size >> scenario.block_shift,
+    });
+    Superblock {
+        role: CopyRole::Copy(0),
+        volume: uuid(0),
+        name: "simulated".into(),
+        spare_index: 0,
+        spares: spares.collect(),
+        block_shift: scenario.block_shift,
+        policy: scenario.policy,
+        flags: SuperblockFlags::default(),
+        // A wrap of the generation is in reach of some seeds.
+        generation: if scenario.seed % 4 == 0 { u64::MAX - scenario.seed % 64 } else { 0 },
+        area: 1,
+        entries: 0,
+        area_pages: shape.area_pages,
+        journal_pages: shape.journal_pages,
+        created: super::START_UNIX_S,
+        written: super::START_UNIX_S,
+        compat: 0,
+        ro_compat: 0,
+        main: MainIdentity {
+            size: scenario.main_sectors * 512,
+            logical_block: scenario.logical_block,
+            ..MainIdentity::default()
+        },
+    }
+}
+
+impl World {
+    /// Starts a life: recovers the volume, or adopts it as long as it was never live.
+    ///
+    /// # Errors
+    /// Recovery refused although the budget was kept.
+    pub fn assemble(&mut self) -> Checked {
+        let mut order: Vec<usize> = (1..self.disks.len()).collect();
+        self.rng.shuffle(&mut order);
+        let found = self.recover_from(&order, Vec::new());
+        let recovered = match found {
+            Ok(recovered) => recovered,
+            Err(error) if self.adopted => {
+                return Err(Violation(format!("recovery refused within the budget: {error}")));
+            }
+            Err(_) => {
+                order.sort_unstable();
+                self.adopt()?
+            }
+        };
+        if recovered.superblock.volume != self.volume.volume {
+            return Err(Violation("recovery found another volume".into()));
+        }
+        let copies = recovered.good_copies();
+        let (generation, entries) = (recovered.generation, recovered.table.counts().entries);
+        self.note(17, generation, || {
+            format!("assembled: generation {generation}, {entries} entries, {copies} good copies")
+        });
+        let spare_disks = recovered.devices.iter().map(|&given| order[given]).collect();
+        let engine = Engine::start(recovered, EngineConfig::default(), self.now);
+        let view = engine.view();
+        self.life = Some(Life { engine, view, spare_disks });
+        self.pump()?;
+        if self.adopted && self.rng.chance(1, 4) {
+            self.look_at_everything()?;
+        }
+        Ok(())
+    }
+
+    fn recover_from(&self, order: &[usize], hidden: Vec<(u64, u64)>) -> Result<Recovered, RecoveryError> {
+        let sizes: Vec<u64> = order.iter().map(|&d| self.disks[d].sectors() * 512).collect();
+        let mut reader = Reader { disks: &self.disks, order, hidden };
+        recover(&mut reader, &sizes, false)
+    }
+
+    fn adopt(&mut self) -> Result<Recovered, Violation> {
+        for disk in self.disks.iter_mut().skip(1) {
+            *disk = SimDisk::blank(disk.sectors());
+        }
+        self.volume = describe(&self.scenario, self.tick);
+        Recovered::fresh(self.volume.clone(), &[])
+            .map_err(|error| Violation(format!("a fresh volume was refused: {error}")))
+    }
+
+    /// The power fails: what was on its way and what was not flushed is lost in part, and copies may rot.
+    ///
+    /// # Errors
+    /// None now; the next life shows what became of it.
+    pub fn crash(&mut self) -> Checked {
+        let losses = [Loss::None, Loss::All, Loss::Suffix, Loss::Writes, Loss::Sectors];
+        self.tally.crashes += 1;
+        self.strand_operations();
+        for disk in 0..self.disks.len() {
+            let loss = self.rng.pick(&losses);
+            self.note(18, disk as u64, || format!("crash: disk {disk} loses {loss:?}"));
+            self.disks[disk].crash(loss, &mut self.rng);
+        }
+        self.path_until = None;
+        if let Some(life) = &self.life
+            && self.adopted
+        {
+            let in_step = life.engine.copies_in_step();
+            self.rot(in_step);
+        }
+        self.life = None;
+        self.clients.clear();
+        self.parts.clear();
+        self.graces.clear();
+        self.commands.clear();
+        self.tick += 1;
+        self.oracle.crash(self.tick);
+        self.now.mono_ns += 1_000_000_000;
+        self.now.unix_s += 1;
+        Ok(())
+    }
+
+    /// Comes to rest and reads the whole volume.
+    ///
+    /// # Errors
+    /// It does not come to rest, or a sector is not what it may be.
+    pub fn look_at_everything(&mut self) -> Checked {
+        self.rest()?;
+        self.begin_command(Command::Resume)?;
+        self.rest()?;
+        self.quiet = true;
+        let step = LOOK_BLOCKS * self.block_sectors();
+        for start in (0..self.scenario.main_sectors).step_by(step as usize) {
+            let len = step.min(self.scenario.main_sectors - start);
+            let extent = Extent::new(Sector(start), len).expect("not empty");
+            self.begin_request(RequestKind::Read, extent)?;
+        }
+        self.rest()
+    }
+
+    /// The end of the story: all must be readable as it may be, all copies must agree, and another life must show the same.
+    pub(super) fn finish(&mut self) -> Checked {
+        self.look_at_everything()?;
+        self.check_table()?;
+        for disk in self.disks.iter_mut().skip(1) {
+            disk.mend();
+        }
+        self.begin_command(Command::Save)?;
+        self.rest()?;
+        self.check_copies()?;
+        self.crash()?;
+        self.assemble()?;
+        self.look_at_everything()
+    }
+
+    /// C4: without a bad sector and without a command no block has an entry.
+    fn check_table(&self) -> Checked {
+        let faults = self.scenario.faults;
+        let Some(life) = &self.life else { return Ok(()) };
+        let entries = life.engine.counts().entries;
+        if !faults.main_medium && !faults.slot_medium && !self.scenario.commands && entries != 0 {
+            return Err(Violation(format!("C4: {entries} entries, but no sector ever went bad")));
+        }
+        Ok(())
+    }
+
+    /// After a save every copy proves the same table; with one spare, each of them alone.
+    fn check_copies(&mut self) -> Checked {
+        let Some(life) = &self.life else { return Ok(()) };
+        let expected: Vec<Entry> = life.engine.table().iter().copied().collect();
+        let order = life.spare_disks.clone();
+        let single = self.volume.spares.len() == 1;
+        let bytes = remap_core::recovery::shape_of(&self.volume).bytes();
+        let places = self.places();
+        for copy in 0..if single { COPIES } else { 1 } {
+            let others = places.iter().filter(|(p, _)| single && p.copy != copy);
+            let hidden = others.map(|(p, _)| (p.start, p.start + bytes)).collect();
+            let found = self
+                .recover_from(&order, hidden)
+                .map_err(|error| Violation(format!("copy {copy} alone after a save: {error}")))?;
+            let entries: Vec<Entry> = found.table.iter().copied().collect();
+            if entries != expected {
+                return Err(Violation(format!("copy {copy}: {entries:?}, in memory {expected:?}")));
+            }
+            if !single && found.needs_repair {
+                return Err(Violation(format!("copies not in step after a save: {:?}", found.copies)));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,412 @@
+//! The world: one engine, its fast lane, its devices and its clients, driven by the seed.
+//!
+//! Invariant: everything happens in [`World::step`], one event after another; after each event the engine's operations and
+//! events are taken, and what they show is checked.
+
+mod clients;
+mod commands;
+mod devices;
+mod faults;
+mod lives;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use remap_core::engine::{Engine, Event, MAX_BOUNCES, Notice, VolumeState};
+use remap_core::op::{OpId, RequestId};
+use remap_core::units::Now;
+use remap_core::view::View;
+use remap_format::Superblock;
+
+use crate::disk::SimDisk;
+use crate::oracle::Oracle;
+use crate::rng::Rng;
+use crate::scenario::Scenario;
+use crate::stamp::{self, SECTOR};
+use crate::{Checked, Violation};
+
+use clients::{Client, Part};
+use devices::Out;
+
+/// Steps in which a world without faults must come to rest (C6).
+const STEPS_TO_REST: u64 = 200_000;
+/// Events kept for the transcript.
+const TRANSCRIPT_LINES: usize = 400;
+const START_UNIX_S: u64 = 1_700_000_000;
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Times the power failed.
+    pub crashes: u64,
+    /// Device operations.
+    pub operations: u64,
+    /// Client requests.
+    pub requests: u64,
+    /// Client requests that ended with an error.
+    pub failed_requests: u64,
+    /// Blocks moved.
+    pub remaps: u64,
+    /// Blocks healed.
+    pub heals: u64,
+    /// Blocks that became pending.
+    pub pendings: u64,
+    /// Blocks moved home.
+    pub clears: u64,
+    /// Slots that went bad.
+    pub retired: u64,
+    /// Checkpoints.
+    pub checkpoints: u64,
+    /// Times the breaker tripped.
+    pub trips: u64,
+    /// Times metadata could not be written.
+    pub freezes: u64,
+    /// Copies that fell out of step.
+    pub copy_failures: u64,
+    /// Copies that rotted between lives.
+    pub rotten: u64,
+    /// Sectors read and found as they may be.
+    pub sectors_checked: u64,
+    /// A hash of all events, in order (C7).
+    pub hash: u64,
+}
+
+impl Tally {
+    /// Adds another run.
+    pub fn add(&mut self, other: &Self) {
+        self.crashes += other.crashes;
+        self.operations += other.operations;
+        self.requests += other.requests;
+        self.failed_requests += other.failed_requests;
+        self.remaps += other.remaps;
+        self.heals += other.heals;
+        self.pendings += other.pendings;
+        self.clears += other.clears;
+        self.retired += other.retired;
+        self.checkpoints += other.checkpoints;
+        self.trips += other.trips;
+        self.freezes += other.freezes;
+        self.copy_failures += other.copy_failures;
+        self.rotten += other.rotten;
+        self.sectors_checked += other.sectors_checked;
+        self.hash = self.hash.rotate_left(5) ^ other.hash;
+    }
+}
+
+/// The engine of one life and what belongs to it.
+struct Life {
+    engine: Engine,
+    view: Arc<View>,
+    /// For each spare of the volume, its disk.
+    spare_disks: Vec<usize>,
+}
+
+/// The world.
+pub struct World {
+    scenario: Scenario,
+    rng: Rng,
+    /// The main device, then the spares.
+    disks: Vec<SimDisk>,
+    volume: Superblock,
+    life: Option<Life>,
+    /// Was the volume ever live? Before that there is nothing to lose but the attempt.
+    adopted: bool,
+    bounces: Vec<Vec<u8>>,
+    clients: BTreeMap<u64, Client>,
+    parts: BTreeMap<u64, Part>,
+    graces: Vec<(OpId, Vec<u64>)>,
+    commands: Vec<u64>,
+    /// Blocks that a person asked to move home: the engine may write them (C9).
+    clearing: Vec<bool>,
+    /// Sectors that a client ever wrote or discarded (C9).
+    written: Vec<bool>,
+    zeroed: Vec<bool>,
+    outs: Vec<Out>,
+    next_id: u64,
+    next_write: u32,
+    now: Now,
+    /// Counts events: the oracle's time.
+    tick: u64,
+    /// The last tick at which a request could fail without a bad sector to blame.
+    trouble: u64,
+    /// The last tick at which the spare was full.
+    full_at: u64,
+    path_until: Option<(usize, u64)>,
+    steps: u64,
+    quiet: bool,
+    oracle: Oracle,
+    tally: Tally,
+    transcript: VecDeque<String>,
+}
+
+/// Runs a scenario to its end.
+///
+/// # Errors
+/// The violation, with the transcript if the scenario asked for one.
+pub fn run(scenario: &Scenario) -> Result<Tally, (Violation, Vec<String>)> {
+    let mut world = World::create(scenario.clone());
+    match world.live_through() {
+        Ok(()) => Ok(world.tally),
+        Err(violation) => Err((violation, world.transcript.into())),
+    }
+}
+
+impl World {
+    /// A main device with contents, blank spares, nothing adopted yet.
+    #[must_use]
+    pub fn create(scenario: Scenario) -> Self {
+        let rng = Rng::seeded(scenario.seed);
+        let mut main = SimDisk::blank(scenario.main_sectors);
+        let mut bytes = [0u8; SECTOR];
+        for sector in 0..scenario.main_sectors {
+            stamp::fill(sector, 0, &mut bytes);
+            main.preset(sector, &bytes);
+        }
+        let spares = scenario.spares.iter().map(|&size| SimDisk::blank(size / 512));
+        let disks = core::iter::once(main).chain(spares).collect();
+        let sectors = scenario.main_sectors as usize;
+        let blocks = scenario.main_sectors.div_ceil((1 << scenario.block_shift) / 512) as usize;
+        Self {
+            volume: lives::describe(&scenario, 0),
+            oracle: Oracle::adopt(scenario.main_sectors),
+            rng,
+            disks,
+            life: None,
+            adopted: false,
+            bounces: vec![Vec::new(); MAX_BOUNCES],
+            clients: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            graces: Vec::new(),
+            commands: Vec::new(),
+            clearing: vec![false; blocks],
+            written: vec![false; sectors],
+            zeroed: vec![false; sectors],
+            outs: Vec::new(),
+            next_id: 1,
+            next_write: 1,
+            now: Now { mono_ns: 0, unix_s: START_UNIX_S },
+            tick: 1,
+            trouble: 0,
+            full_at: 0,
+            path_until: None,
+            steps: 0,
+            quiet: false,
+            tally: Tally::default(),
+            transcript: VecDeque::new(),
+            scenario,
+        }
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// The last events, oldest first (empty unless the scenario asked for a transcript).
+    #[must_use]
+    pub fn transcript(self) -> Vec<String> {
+        self.transcript.into()
+    }
+
+    /// All lives of the scenario, then rest, then a look at everything.
+    fn live_through(&mut self) -> Checked {
+        self.assemble()?;
+        let mut left = self.life_length();
+        while self.steps < self.scenario.steps {
+            if left == 0 && self.scenario.faults.crash {
+                self.crash()?;
+                self.assemble()?;
+                left = self.life_length();
+            }
+            self.step()?;
+            left = left.saturating_sub(1);
+        }
+        self.finish()
+    }
+
+    fn life_length(&mut self) -> u64 {
+        self.rng.below(2 * self.scenario.life_steps)
+    }
+
+    /// One event.
+    ///
+    /// # Errors
+    /// What it showed is a violation.
+    pub fn step(&mut self) -> Checked {
+        self.steps += 1;
+        self.now.mono_ns += self.rng.below(2_000_000);
+        self.weather();
+        match self.rng.below(100) {
+            0..=54 => self.complete_any()?,
+            55..=84 => self.begin_any_request()?,
+            85..=86 => self.begin_any_command()?,
+            87 => self.jump(),
+            _ => self.complete_any()?,
+        }
+        self.wake_engine()
+    }
+
+    /// Hours cost nothing.
+    fn jump(&mut self) {
+        let seconds = self.rng.pick(&[1, 2, 11, 70]);
+        self.now.mono_ns += seconds * 1_000_000_000;
+        self.now.unix_s += seconds;
+    }
+
+    /// Calls the engine if it asked for the time.
+    fn wake_engine(&mut self) -> Checked {
+        let now = self.now;
+        let Some(life) = &mut self.life else { return Ok(()) };
+        if life.engine.poll_timeout().is_some_and(|at| at <= now.mono_ns) {
+            life.engine.handle_timeout(now);
+        }
+        self.pump()
+    }
+
+    /// Takes all that the engine gave.
+    fn pump(&mut self) -> Checked {
+        loop {
+            let Some(life) = &mut self.life else { return Ok(()) };
+            let state = life.engine.state();
+            if state == VolumeState::Frozen {
+                self.trouble = self.tick;
+            }
+            if state != VolumeState::Healthy && life.engine.slots(None).free == 0
+                || state == VolumeState::Exhausted
+            {
+                self.full_at = self.tick;
+            }
+            if let Some(op) = life.engine.poll_op() {
+                self.begin_engine_op(op)?;
+            } else if let Some(event) = life.engine.poll_event() {
+                self.tell(event)?;
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    fn tell(&mut self, event: Event) -> Checked {
+        match event {
+            Event::RequestDone { id: RequestId(id), result, bad } => {
+                self.note(3, id, || format!("engine: part {id} done: {result:?}, bad {bad:?}"));
+                self.part_done(id, result, &bad)
+            }
+            Event::CommandDone { id, outcome } => {
+                self.note(4, id.0, || format!("engine: command {} done: {outcome:?}", id.0));
+                let Some(at) = self.commands.iter().position(|&c| c == id.0) else {
+                    return Err(Violation(format!("command {} ended twice", id.0)));
+                };
+                self.commands.swap_remove(at);
+                Ok(())
+            }
+            Event::Notice(notice) => {
+                self.note(5, 0, || format!("engine: {notice:?}"));
+                self.count(&notice)
+            }
+        }
+    }
+
+    fn count(&mut self, notice: &Notice) -> Checked {
+        let tally = &mut self.tally;
+        match notice {
+            Notice::Live => self.adopted = true,
+            Notice::Pending { .. } => tally.pendings += 1,
+            Notice::Remapped { .. } => tally.remaps += 1,
+            Notice::Healed { .. } => tally.heals += 1,
+            Notice::Cleared { .. } => tally.clears += 1,
+            Notice::SlotRetired { .. } => tally.retired += 1,
+            Notice::CopyFailed { .. } => tally.copy_failures += 1,
+            Notice::BreakerTripped { .. } => {
+                tally.trips += 1;
+                self.trouble = self.tick;
+            }
+            Notice::Frozen { .. } => {
+                tally.freezes += 1;
+                self.trouble = self.tick;
+            }
+            Notice::Checkpointed { .. } => tally.checkpoints += 1,
+            Notice::BreakerReset | Notice::Thawed | Notice::Exhausted => {}
+        }
+        Ok(())
+    }
+
+    /// Every event goes into the hash; its words only if somebody wants to read them.
+    fn note(&mut self, kind: u64, number: u64, words: impl FnOnce() -> String) {
+        self.tick += 1;
+        let mixed = self.tally.hash ^ kind.wrapping_mul(0x9e37_79b9) ^ number;
+        self.tally.hash = mixed.wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17);
+        if self.scenario.transcript {
+            if self.transcript.len() == TRANSCRIPT_LINES {
+                self.transcript.pop_front();
+            }
+            self.transcript.push_back(format!("{:>7} {}", self.tick, words()));
+        }
+    }
+
+    fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn block_sectors(&self) -> u64 {
+        (1u64 << self.scenario.block_shift) / 512
+    }
+
+    fn unit(&self) -> u64 {
+        u64::from(self.scenario.logical_block / 512)
+    }
+
+    /// When the oldest request under way began.
+    fn oldest(&self) -> u64 {
+        self.clients.values().map(|c| c.begun).min().unwrap_or(self.tick)
+    }
+
+    /// Ends operations until none is left; `false` when `left` of them have ended before that.
+    ///
+    /// # Errors
+    /// What they showed is a violation.
+    pub fn complete_all(&mut self, left: &mut u64) -> Result<bool, Violation> {
+        while !self.outs.is_empty() {
+            if *left == 0 {
+                return Ok(false);
+            }
+            *left -= 1;
+            self.complete_any()?;
+        }
+        Ok(true)
+    }
+
+    /// Faults end; everything must come to rest (C6).
+    fn rest(&mut self) -> Checked {
+        self.end_faults();
+        self.quiet = true;
+        for _ in 0..STEPS_TO_REST {
+            if !self.outs.is_empty() {
+                self.complete_any()?;
+                self.wake_engine()?;
+                continue;
+            }
+            let Some(life) = &mut self.life else { return Ok(()) };
+            let asked = life.engine.poll_timeout();
+            let open = life.engine.breaker().is_some();
+            let idle = life.engine.is_idle() && self.clients.is_empty() && self.commands.is_empty();
+            if idle && (!open || asked.is_none()) {
+                self.quiet = false;
+                return Ok(());
+            }
+            let Some(at) = asked else { break };
+            self.now.mono_ns = self.now.mono_ns.max(at);
+            self.wake_engine()?;
+        }
+        let clients: Vec<_> = self.clients.keys().collect();
+        Err(Violation(format!(
+            "no rest: requests {clients:?}, parts {:?}, commands {:?}, operations {}, engine {:?}",
+            self.parts.keys(),
+            self.commands,
+            self.outs.len(),
+            self.life.as_ref().map(|l| (l.engine.state(), l.engine.is_idle(), l.engine.poll_timeout()))
+        )))
+    }
+}
