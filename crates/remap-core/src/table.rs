@@ -65,6 +65,8 @@ pub struct Table {
     ids: u32,
     counts: TableCounts,
     view: Arc<View>,
+    /// Mask of a block that is lost as a whole; 0 as long as the block size is not known.
+    whole: u128,
 }
 
 /// Where an entry is: leaf, then index in it.
@@ -82,7 +84,15 @@ impl Table {
             ids: 0,
             counts: TableCounts::default(),
             view: Arc::new(View::create(blocks)?),
+            whole: 0,
         })
+    }
+
+    /// Lets neighbours become one entry when they are lost as a whole, all `block_sectors` sectors of each.
+    #[must_use]
+    pub fn with_block_sectors(mut self, block_sectors: u32) -> Self {
+        self.whole = Entry::full_mask(block_sectors);
+        self
     }
 
     /// What readers on other threads use.
@@ -182,17 +192,36 @@ impl Table {
 
     fn absorb_neighbours(&mut self, mut entry: Entry) -> Entry {
         let before = entry.block.checked_sub(1).and_then(|b| self.find(b));
-        if let Some(at) = before.filter(|&at| self.at(at).is_some_and(|e| mergeable(e, &entry))) {
+        if let Some(at) = before.filter(|&at| self.at(at).is_some_and(|e| self.mergeable(e, &entry))) {
             let left = self.remove(at);
             entry = Entry { count: left.count + entry.count, errors: left.errors.max(entry.errors), ..left };
         }
         let after = self.find(entry.end());
-        if let Some(at) = after.filter(|&at| self.at(at).is_some_and(|e| mergeable(&entry, e))) {
+        if let Some(at) = after.filter(|&at| self.at(at).is_some_and(|e| self.mergeable(&entry, e))) {
             let right = self.remove(at);
             entry.count += right.count;
             entry.errors = entry.errors.max(right.errors);
         }
         entry
+    }
+
+    /// Could `b`, the right neighbour, be one entry with `a`? The format knows runs that are lost as a whole or not at all.
+    fn mergeable(&self, a: &Entry, b: &Entry) -> bool {
+        let slots_follow = match a.state {
+            EntryState::Remapped => {
+                a.slot + u64::from(a.count) == b.slot && Slot(a.slot).spare() == Slot(b.slot).spare()
+            }
+            _ => true,
+        };
+        a.end() == b.block
+            && a.state == b.state
+            && a.cause == b.cause
+            && a.flags == b.flags
+            && a.time == b.time
+            && a.lost == b.lost
+            && (a.lost == 0 || a.lost == self.whole)
+            && slots_follow
+            && a.count.checked_add(b.count).is_some()
     }
 
     fn insert(&mut self, entry: Entry) {
@@ -282,22 +311,4 @@ fn part(entry: &Entry, block: u64, count: u64) -> Entry {
     let slot = if entry.state == EntryState::Remapped { entry.slot + skipped } else { entry.slot };
     let count = u32::try_from(count).expect("a part of a run is no longer than the run");
     Entry { block, count, slot, ..*entry }
-}
-
-/// Could `b`, the right neighbour, be one entry with `a`?
-fn mergeable(a: &Entry, b: &Entry) -> bool {
-    let slots_follow = match a.state {
-        EntryState::Remapped => {
-            a.slot + u64::from(a.count) == b.slot && Slot(a.slot).spare() == Slot(b.slot).spare()
-        }
-        _ => true,
-    };
-    a.end() == b.block
-        && a.state == b.state
-        && a.cause == b.cause
-        && a.flags == b.flags
-        && a.time == b.time
-        && a.lost == b.lost
-        && slots_follow
-        && a.count.checked_add(b.count).is_some()
 }
