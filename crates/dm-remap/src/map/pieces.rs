@@ -120,11 +120,6 @@ pub(crate) fn pieces<'e>(
     line.pieces
 }
 
-/// The lost sectors among the pieces.
-pub(crate) fn lost(pieces: &[Piece]) -> Vec<Extent> {
-    pieces.iter().filter(|p| p.place == Place::Lost).map(|p| p.extent).collect()
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -175,7 +170,6 @@ pub(crate) mod tests {
             show(&pieces(80, 8, &entries)),
             "[0,8)m [8,32)s0@40 [32,40)s1@64 [40,48)m [48,60)x [60,80)m"
         );
-        assert_eq!(lost(&pieces(80, 8, &entries)), [Extent::new(Sector(48), 12).unwrap()]);
     }
 
     #[test]

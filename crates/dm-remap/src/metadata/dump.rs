@@ -115,7 +115,8 @@ struct RetiredPart {
 }
 
 impl SlotPart {
-    fn of(slot: u64) -> Self {
+    /// Of a slot.
+    pub(crate) fn of(slot: u64) -> Self {
         let slot = Slot(slot);
         Self { spare: slot.spare(), index: slot.index() }
     }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: only metadata are written, never a slot, and only after everything that could be refused has been.
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::Context as _;
 use remap_core::recovery::Recovered;
 use remap_format::layout::{self, SUPERBLOCK_PAGES};
 use remap_format::{Entry, PAGE_SIZE, Superblock, newer};
@@ -10,6 +10,7 @@ use remap_io::{Buf, Device};
 use remap_runtime::{examine, main_identity, rewrite};
 
 use super::scan::{self, Sighting};
+use crate::exit::{Exit, refusal};
 
 /// Writes the metadata of `superblock` and `entries` to `spares`; gives the new generation. `force`: also over metadata
 /// that are whole, or of another volume, and for another main device.
@@ -51,16 +52,20 @@ fn refuse_good(superblock: &Superblock, spares: &[Device], sightings: &[Sighting
             && found.volume != superblock.volume
         {
             let spare = spares.get(sighting.device).map(|d| d.path().display().to_string()).unwrap_or_default();
-            bail!("{spare}: belongs to volume '{}', the dump is of '{}'; use --force to overwrite it", found.name, superblock.name);
+            let text = format!(
+                "{spare}: belongs to volume '{}', the dump is of '{}'; use --force to overwrite it",
+                found.name, superblock.name
+            );
+            return Err(refusal(Exit::Mismatch, text));
         }
     }
     if let Ok(recovered) = examine(spares, true) {
-        bail!(
+        let text = format!(
             "the metadata on the spare are whole (generation {}, the dump has {}): there is nothing to restore; use \
              --force to go back to the dump all the same, and lose what changed since",
-            recovered.generation,
-            superblock.generation
+            recovered.generation, superblock.generation
         );
+        return Err(refusal(Exit::Failure, text));
     }
     Ok(())
 }
@@ -68,19 +73,19 @@ fn refuse_good(superblock: &Superblock, spares: &[Device], sightings: &[Sighting
 fn check_main(superblock: &Superblock, main: &Device, force: bool) -> anyhow::Result<()> {
     let (then, now) = (&superblock.main, main_identity(main));
     let path = main.path().display();
-    ensure!(
-        now.size >= then.size,
-        "{path}: has {} bytes, the dump is of a main device of {}",
-        now.size,
-        then.size
-    );
+    if now.size < then.size {
+        let text = format!("{path}: has {} bytes, the dump is of a main device of {}", now.size, then.size);
+        return Err(refusal(Exit::Mismatch, text));
+    }
     let named = [(&then.wwn, &now.wwn), (&then.serial, &now.serial), (&then.content_uuid, &now.content_uuid)];
     let differs = named.into_iter().find(|(then, _)| !then.is_empty()).filter(|(then, now)| then != now);
     if let Some((then, now)) = differs
         && !force
     {
         let now = if now.is_empty() { "nothing" } else { now };
-        bail!("{path}: is not the main device of the dump ({now} where '{then}' is expected); use --force if it is");
+        let text =
+            format!("{path}: is not the main device of the dump ({now} where '{then}' is expected); use --force if it is");
+        return Err(refusal(Exit::Mismatch, text));
     }
     Ok(())
 }
@@ -91,12 +96,14 @@ fn in_order(
     spares: &[Device],
     sightings: &[Sighting],
 ) -> anyhow::Result<Vec<Device>> {
-    ensure!(
-        spares.len() == superblock.spares.len(),
-        "the dump is of a volume with {} spares, {} were given: give all of them, in the order of the dump",
-        superblock.spares.len(),
-        spares.len()
-    );
+    if spares.len() != superblock.spares.len() {
+        let text = format!(
+            "the dump is of a volume with {} spares, {} were given: give all of them, in the order of the dump",
+            superblock.spares.len(),
+            spares.len()
+        );
+        return Err(refusal(Exit::Mismatch, text));
+    }
     let mut places: Vec<Option<usize>> = vec![None; spares.len()];
     let mut placed = vec![false; spares.len()];
     for sighting in sightings {
@@ -115,14 +122,11 @@ fn in_order(
     let mut ordered = Vec::new();
     for (place, record) in places.into_iter().zip(&superblock.spares) {
         let device = place.or_else(|| rest.next()).and_then(|d| spares.get(d)).context("too few spares")?;
-        ensure!(
-            device.size() >= record.size,
-            "{}: has {} bytes, the dump needs {} here",
-            device.path().display(),
-            device.size(),
-            record.size
-        );
-        ensure!(!device.limits().read_only, "{}: is read-only", device.path().display());
+        if device.size() < record.size {
+            let (path, size) = (device.path().display(), device.size());
+            let text = format!("{path}: has {size} bytes, the dump needs {} here", record.size);
+            return Err(refusal(Exit::Mismatch, text));
+        }
         ordered.push(device.clone());
     }
     Ok(ordered)

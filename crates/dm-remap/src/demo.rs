@@ -1,0 +1,52 @@
+//! `demo`: the whole thing on an image that fails on command, told step by step.
+//!
+//! Invariant: every number that is printed was counted or measured in this run; whatever is not as promised is said in the
+//! report and makes the demo fail.
+
+mod damage;
+mod files;
+mod image;
+mod ledger;
+mod owners;
+mod random;
+mod reading;
+mod server;
+mod story;
+mod tools;
+
+use std::process::ExitCode;
+
+use crate::cli::DemoArgs;
+use crate::exit::{Exit, refusal};
+use server::WorkDir;
+use story::{Plan, Story};
+use tools::Tools;
+
+/// Smallest image with a file system and room for files.
+const SIZE_MIN: u64 = 16 << 20;
+/// Largest image that is made without a map.
+const SIZE_MAX: u64 = 4 << 30;
+
+/// Runs the demo.
+///
+/// # Errors
+/// A program is missing, the directory cannot be used, or a step could not be taken at all.
+pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let tools = Tools::find().map_err(|missing| {
+        let text = format!(
+            "{missing} was not found, and the demo makes a real file system with it: install the package e2fsprogs \
+             (apt install e2fsprogs, dnf install e2fsprogs, pacman -S e2fsprogs)"
+        );
+        refusal(Exit::NotFound, text)
+    })?;
+    if !(SIZE_MIN..=SIZE_MAX).contains(&args.size) {
+        return Err(refusal(Exit::Usage, "--size: give 16M to 4G; for a larger disk give a --map of it"));
+    }
+    let plan = Plan::of(args)?;
+    let work = WorkDir::make(args.dir.as_deref(), args.keep)?;
+    let good = Story::begin(&plan, &tools, &work)?.tell()?;
+    if args.keep {
+        println!("\nEverything is kept in {}", work.path().display());
+    }
+    Ok(if good { Exit::Done } else { Exit::Failure }.into())
+}
