@@ -13,6 +13,8 @@ mod manual;
 mod map;
 mod message;
 mod metadata;
+mod news;
+mod notify;
 mod open;
 mod release;
 mod serve;

@@ -1,0 +1,197 @@
+//! `adopt`: a volume of a main device and its spares.
+//!
+//! Invariant: nothing is ever written to the main device; spares that this command made are removed again when it fails.
+
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use remap_core::units::{Extent, SECTOR_SIZE, Sector};
+use remap_format::{COPIES, TEXT_LEN};
+use remap_io::badmap::BadMap;
+use remap_io::Device;
+use remap_runtime::{AdoptOptions, AdoptReport};
+
+use crate::cli::{AdoptArgs, MapForm};
+use crate::exit::{Exit, refusal};
+use crate::open::{Access, Opener, SpareArg, adopt_refusal};
+use crate::units::{format_sectors, format_size};
+
+/// Largest list of bad sectors that is read, in bytes.
+const LIST_MAX: u64 = 1 << 30;
+
+/// Runs the command.
+pub(crate) fn run(args: &AdoptArgs) -> anyhow::Result<ExitCode> {
+    let mut opener = Opener::auto();
+    let main = opener.whole(&args.main, Access::Read)?;
+    let name = args.name.clone().unwrap_or_else(|| default_name(&args.main));
+    let lost = match &args.map {
+        Some(path) => lost_sectors(path, &args.map_form, &main)?,
+        None => Vec::new(),
+    };
+    let mut made = MadeFiles::default();
+    for spare in &args.spares {
+        made.make_missing(spare, args.create_spare)?;
+    }
+    let spares = opener.spares(&args.spares, Access::Write)?;
+    let lost_count = lost.iter().map(Extent::sectors).sum();
+    let options = AdoptOptions {
+        name,
+        block_size: args.block_size,
+        policy: args.policy.into(),
+        lost,
+        force: args.force,
+    };
+    if args.dry_run {
+        let report = remap_runtime::rehearse(&main, &spares, &options).map_err(|e| adopt_refusal(e, &spares))?;
+        println!("dry run: {} can be adopted; nothing was written", main.path().display());
+        print_spare(&report, args.block_size, lost_count);
+        return Ok(Exit::Done.into());
+    }
+    let report = remap_runtime::adopt(&main, &spares, &options).map_err(|e| adopt_refusal(e, &spares))?;
+    made.keep();
+    println!(
+        "adopted {} as volume '{}' ({}); nothing was written to it",
+        main.path().display(),
+        report.superblock.name,
+        format_size(main.size())
+    );
+    print_spare(&report, args.block_size, lost_count);
+    let spare_words: String = args.spares.iter().map(|s| format!(" --spare {}", spare_word(s))).collect();
+    println!("next: dm-remap serve {}{spare_words}", args.main.display());
+    Ok(Exit::Done.into())
+}
+
+fn print_spare(report: &AdoptReport, block_size: u32, lost_count: u64) {
+    println!(
+        "spare: {} slots of {} free for bad blocks; {COPIES} copies of the metadata take {}",
+        report.slots.free,
+        format_size(u64::from(block_size)),
+        format_size(report.metadata_bytes)
+    );
+    if lost_count > 0 {
+        println!("{} known to be lost: reads of them fail until they are overwritten", format_sectors(lost_count));
+    }
+}
+
+fn spare_word(spare: &SpareArg) -> String {
+    match (spare.start, spare.len) {
+        (0, None) => spare.path.display().to_string(),
+        (start, None) => format!("{}@{start}", spare.path.display()),
+        (start, Some(len)) => format!("{}@{start}+{len}", spare.path.display()),
+    }
+}
+
+/// A name from the last part of the path.
+fn default_name(main: &Path) -> String {
+    plain_name(&main.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default())
+}
+
+/// The text with only the characters that a name, as part of a file name, may have.
+pub(crate) fn plain_name(text: &str) -> String {
+    let plain: String = text
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' })
+        .skip_while(|c| !c.is_ascii_alphanumeric())
+        .take(TEXT_LEN - 1)
+        .collect();
+    if plain.is_empty() { "volume".to_owned() } else { plain }
+}
+
+/// The sectors that a list calls lost, on this device.
+///
+/// # Errors
+/// The list cannot be read or understood (the line is named), or is about a larger device.
+pub(crate) fn lost_sectors(path: &Path, form: &MapForm, main: &Device) -> anyhow::Result<Vec<Extent>> {
+    let place = || format!("{}: cannot be read", path.display());
+    let size = std::fs::metadata(path).with_context(place)?.len();
+    if size > LIST_MAX {
+        return Err(refusal(
+            Exit::Failure,
+            format!("{}: has {}, more than a list of bad sectors may have", path.display(), format_size(size)),
+        ));
+    }
+    let text = std::fs::read_to_string(path).with_context(place)?;
+    let map = BadMap::parse(&text, form.format.into(), form.map_block_size)
+        .map_err(|error| refusal(Exit::Failure, format!("{}: {error}", path.display())))?;
+    let sectors = main.size() / SECTOR_SIZE;
+    let lost: Vec<Extent> = map.extents(&form.statuses.0).collect();
+    match lost.last() {
+        // A map in bytes may end within the last block of the device; more than that is about another device.
+        Some(last) if last.end().0 > sectors.next_multiple_of(8) => Err(refusal(
+            Exit::Mismatch,
+            format!(
+                "{}: names sector {}, but {} has only {sectors}: is it the map of another device, or is the block \
+                 size wrong (--map-block-size)?",
+                path.display(),
+                last.end().0 - 1,
+                main.path().display()
+            ),
+        )),
+        _ => Ok(lost.iter().filter_map(|e| Extent::between(e.start(), e.end().min(Sector(sectors)))).collect()),
+    }
+}
+
+/// Files made for spares; removed unless kept.
+#[derive(Default)]
+struct MadeFiles {
+    paths: Vec<PathBuf>,
+}
+
+impl MadeFiles {
+    /// Makes the file of a spare if there is none and a size was given.
+    fn make_missing(&mut self, spare: &SpareArg, size: Option<u64>) -> anyhow::Result<()> {
+        if spare.path.exists() {
+            return Ok(());
+        }
+        let path = spare.path.display();
+        let Some(size) = size else {
+            return Err(refusal(
+                Exit::NotFound,
+                format!("{path}: there is no such file or device: check the path, or add --create-spare SIZE to make a file"),
+            ));
+        };
+        let place = || format!("{path}: cannot make the spare");
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&spare.path)
+            .with_context(place)?;
+        self.paths.push(spare.path.clone());
+        // Space that is promised now cannot run out when a block must move.
+        let end = spare.len.map_or(size, |len| spare.start.saturating_add(len).max(size));
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, end) {
+            Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(end).with_context(place),
+            other => other.map_err(std::io::Error::from).with_context(place),
+        }
+    }
+
+    fn keep(mut self) {
+        self.paths.clear();
+    }
+}
+
+impl Drop for MadeFiles {
+    fn drop(&mut self) {
+        for path in &self.paths {
+            // It is empty; left behind it would only be in the way.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_names_fit_a_file_name() {
+        assert_eq!(default_name(Path::new("/dev/sdb")), "sdb");
+        assert_eq!(default_name(Path::new("/x/my disk (1).img")), "my_disk__1_.img");
+        assert_eq!(default_name(Path::new("/x/-_")), "volume");
+        assert_eq!(default_name(Path::new("/")), "volume");
+        assert!(default_name(Path::new(&"y".repeat(200))).len() < TEXT_LEN);
+    }
+}

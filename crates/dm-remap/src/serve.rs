@@ -1,0 +1,359 @@
+//! `serve`: a volume in service until it is told to stop.
+//!
+//! Invariant: clients can connect only after the volume is live; after the stop nothing is in flight, the socket files
+//! are gone, and every acknowledged write is where the durable table says.
+
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use anyhow::Context as _;
+use remap_core::engine::{Counters, EngineConfig, Notice};
+use remap_io::{Device, Drill};
+use remap_nbd::{ConnectionLimits, Listen, Server, ServerConfig};
+use remap_runtime::{LaneCounters, OpenError, OpenOptions, OpenReport, Volume};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::adopt::plain_name;
+use crate::cli::{DrillTarget, ServeArgs};
+use crate::control::{self, Answer, CONTROL_SUFFIX, Control, NBD_SUFFIX};
+use crate::exit::{Exit, refusal};
+use crate::news::{self, Level, News};
+use crate::open::{Access, Opener, recovery_refusal};
+use crate::status_json::{DrillReport, StatusReport, Surroundings};
+use crate::units::format_size;
+use crate::wire::{Ask, PAGE, Reply, SpareHead, TableHead};
+use crate::{message, notify};
+
+/// Permissions of the NBD socket: its owner's only.
+const SOCKET_MODE: u32 = 0o600;
+
+/// A drill of a device.
+pub(crate) struct RunningDrill {
+    pub(crate) target: DrillTarget,
+    pub(crate) drill: Arc<Drill>,
+}
+
+/// Counters at the moment they were cleared.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Baseline {
+    pub(crate) counters: Counters,
+    pub(crate) lanes: LaneCounters,
+}
+
+/// The volume in service, for those who ask about it.
+pub(crate) struct Service {
+    pub(crate) volume: Volume,
+    /// Spares in the volume's order.
+    pub(crate) spares: Vec<Device>,
+    spare_starts: Vec<u64>,
+    pub(crate) drills: Vec<RunningDrill>,
+    copy_failures: Arc<AtomicU64>,
+    pub(crate) baseline: Mutex<Baseline>,
+    /// `None` with `--stdio`.
+    server: Option<Arc<Server<Volume>>>,
+}
+
+impl Service {
+    /// The report for `status`.
+    ///
+    /// # Errors
+    /// The volume was stopped.
+    pub(crate) fn report(&self) -> anyhow::Result<StatusReport> {
+        let status = self.volume.status()?;
+        let drills = self.drills.iter().map(|running| {
+            let counts = running.drill.counts();
+            DrillReport {
+                device: running.target.to_string(),
+                enabled: running.drill.is_enabled(),
+                bad_sectors: running.drill.bad_sectors(),
+                operations: counts.operations,
+                failed: counts.failed + counts.gone,
+                healed_sectors: counts.healed_sectors,
+            }
+        });
+        let server = self.server.as_ref();
+        let around = Surroundings {
+            spare_starts: self.spare_starts.clone(),
+            copy_failures: self.copy_failures.load(Ordering::Relaxed),
+            drills: drills.collect(),
+            exports: server.map(|s| s.uris().iter().map(ToString::to_string).collect()).unwrap_or_default(),
+            clients: server.map(|s| s.connections().into_iter().map(Into::into).collect()).unwrap_or_default(),
+        };
+        Ok(StatusReport::of(&status, around))
+    }
+
+    fn table(&self, send: &mut dyn FnMut(Reply) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let status = self.volume.status()?;
+        let mut entries = self.volume.entries()?;
+        entries.extend(self.volume.retired()?);
+        let spares = status.spares.iter().zip(&self.spare_starts).map(|(spare, start)| SpareHead {
+            path: spare.path.display().to_string(),
+            start: *start,
+            size: spare.size,
+        });
+        send(Reply::Table {
+            table: TableHead {
+                name: status.name,
+                uuid: status.uuid,
+                generation: status.generation,
+                size: status.size,
+                block_size: status.block_size,
+                main: status.main.display().to_string(),
+                spares: spares.collect(),
+            },
+        })?;
+        let mut pages = entries.chunks(PAGE).peekable();
+        if pages.peek().is_none() {
+            return send(Reply::Entries { entries: Vec::new(), last: true });
+        }
+        while let Some(page) = pages.next() {
+            let entries = page.iter().map(Into::into).collect();
+            send(Reply::Entries { entries, last: pages.peek().is_none() })?;
+        }
+        Ok(())
+    }
+}
+
+impl Answer for Service {
+    fn answer(&self, ask: Ask, send: &mut dyn FnMut(Reply) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        match ask {
+            Ask::Status => send(Reply::Status { status: Box::new(self.report()?) }),
+            Ask::Message { words } => {
+                let (text, ok) = message::answer(self, &words);
+                send(Reply::Message { text, ok })
+            }
+            Ask::Entries => self.table(send),
+        }
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
+    // Before anything else opens descriptors.
+    let inherited = remap_nbd::listen_fds();
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot wait for signals")?;
+    let (news, writer) = News::open()?;
+    let outcome = serve(args, inherited, signals, &news);
+    drop(news);
+    writer.finish();
+    outcome
+}
+
+fn serve(
+    args: &ServeArgs,
+    inherited: Vec<OwnedFd>,
+    signals: Signals,
+    news: &News,
+) -> anyhow::Result<ExitCode> {
+    let (mut service, name) = assemble(args, news)?;
+    let places = Places::choose(args, &name, inherited.is_empty());
+    if let (Some(socket), false) = (&places.unix, args.stdio) {
+        control::prepare_dir(socket)?;
+    }
+    control::prepare_dir(&places.control)?;
+    if !args.stdio {
+        service.server = Some(listen(args, &places, inherited, &service.volume)?);
+    }
+    let control = Control::bind(&places.control)?;
+    let service = Arc::new(service);
+    control.start(Arc::clone(&service) as Arc<dyn Answer>)?;
+    stop_on_signal(signals, &service, &control)?;
+    announce(args, &service, &control)?;
+    let ended = match &service.server {
+        Some(server) => server.run().context("the server stopped"),
+        None => remap_nbd::serve_stdio(&service.volume, Some(&name), ConnectionLimits::default())
+            .context("the client on standard input"),
+    };
+    service.volume.stop();
+    ended?;
+    news.say(Level::Info, "stopped; everything acknowledged is on the devices");
+    Ok(Exit::Done.into())
+}
+
+/// Opens the devices and the volume on them; gives its name, fit for file names, too.
+fn assemble(args: &ServeArgs, news: &News) -> anyhow::Result<(Service, String)> {
+    let drills = drills_of(args)?;
+    let access = if args.read_only { Access::Read } else { Access::Write };
+    let mut opener = if args.direct { Opener::direct_only() } else { Opener::auto() };
+    let main = opener.whole(&args.main, access)?.with_deadline(args.deadline);
+    let spares = opener.spares(&args.spares, access)?;
+    let spares: Vec<Device> = spares.into_iter().map(|spare| spare.with_deadline(args.deadline)).collect();
+    for device in std::iter::once(&main).chain(&spares) {
+        if let Some(reason) = &device.limits().direct_refused {
+            news.say(Level::Info, &format!("{}: through the page cache: {reason}", device.path().display()));
+        }
+    }
+    let drilled = |mut device: Device, target| {
+        for running in drills.iter().filter(|running| running.target == target) {
+            device = device.with_drill(Arc::clone(&running.drill));
+        }
+        device
+    };
+    let main = drilled(main, DrillTarget::Main);
+    let spares: Vec<Device> =
+        spares.into_iter().enumerate().map(|(n, spare)| drilled(spare, DrillTarget::Spare(n))).collect();
+    let copy_failures = Arc::new(AtomicU64::new(0));
+    let block_sectors = Arc::new(OnceLock::new());
+    let options = OpenOptions {
+        engine: EngineConfig {
+            policy: args.policy.map(Into::into),
+            max_remaps: args.max_remaps,
+            ..EngineConfig::default()
+        },
+        deadline: args.deadline,
+        io: args.io.into(),
+        read_only: args.read_only,
+        force_identity: args.force,
+        force_released: args.force,
+        on_notice: Some(on_notice(news, &copy_failures, &block_sectors)),
+    };
+    let (volume, report) = Volume::open(main, spares.clone(), options).map_err(|error| match error {
+        OpenError::Recovery(error) => recovery_refusal(&error, &spares),
+        other => other.into(),
+    })?;
+    block_sectors.get_or_init(|| u64::from(volume.superblock().block_sectors()));
+    say_what_was_found(&report, news);
+    let name = plain_name(&volume.superblock().name);
+    let starts = |n: &usize| args.spares.get(*n).map_or(0, |spare| spare.start);
+    let service = Service {
+        spares: report.devices.iter().filter_map(|&n| spares.get(n).cloned()).collect(),
+        spare_starts: report.devices.iter().map(starts).collect(),
+        volume,
+        drills,
+        copy_failures,
+        baseline: Mutex::default(),
+        server: None,
+    };
+    Ok((service, name))
+}
+
+fn drills_of(args: &ServeArgs) -> anyhow::Result<Vec<RunningDrill>> {
+    let running = |arg: &crate::cli::DrillArg| {
+        if let DrillTarget::Spare(n) = arg.target
+            && n >= args.spares.len()
+        {
+            let text = format!("--drill {}: there are only {} spares (counted from 0)", arg.target, args.spares.len());
+            return Err(refusal(Exit::Usage, text));
+        }
+        let drill = Drill::parse(&arg.spec).map_err(|error| match error {
+            remap_io::drill::DrillError::Syntax(error) => {
+                refusal(Exit::Usage, format!("--drill {}: {error}", arg.target))
+            }
+            other => anyhow::Error::new(other).context(format!("--drill {}", arg.target)),
+        })?;
+        Ok(RunningDrill { target: arg.target, drill: Arc::new(drill) })
+    };
+    args.drills.iter().map(running).collect()
+}
+
+/// Tells the news. `block_sectors` is set as soon as it is known; what comes before is not about blocks.
+fn on_notice(
+    news: &News,
+    copy_failures: &Arc<AtomicU64>,
+    block_sectors: &Arc<OnceLock<u64>>,
+) -> remap_runtime::OnNotice {
+    let (news, failures, block_sectors) = (news.clone(), Arc::clone(copy_failures), Arc::clone(block_sectors));
+    Box::new(move |notice: &Notice| {
+        if matches!(notice, Notice::CopyFailed { .. }) {
+            failures.fetch_add(1, Ordering::Relaxed);
+        }
+        let (level, text) = news::words(notice, block_sectors.get().copied().unwrap_or(1));
+        news.say(level, &text);
+    })
+}
+
+fn say_what_was_found(report: &OpenReport, news: &News) {
+    for warning in &report.warnings {
+        news.say(Level::Warning, warning);
+    }
+    if report.repaired {
+        let damaged = report.copies.iter().filter(|copy| copy.flaw.is_some()).count();
+        if damaged > 0 {
+            news.say(Level::Warning, &format!("{damaged} of 5 metadata copies were not in step; all were written anew"));
+        }
+    }
+}
+
+/// Where to listen.
+struct Places {
+    unix: Option<PathBuf>,
+    control: PathBuf,
+}
+
+impl Places {
+    /// The Unix socket is there unless another way was asked for.
+    fn choose(args: &ServeArgs, name: &str, nothing_inherited: bool) -> Self {
+        let dir = control::runtime_dir();
+        let default = || dir.join(format!("{name}{NBD_SUFFIX}"));
+        let wanted = args.tcp.is_none() && nothing_inherited && !args.stdio;
+        let unix = args.unix.clone().or_else(|| wanted.then(default));
+        let beside = args.unix.as_deref().and_then(Path::parent).unwrap_or(&dir);
+        let control = args.control.clone().unwrap_or_else(|| beside.join(format!("{name}{CONTROL_SUFFIX}")));
+        Self { unix, control }
+    }
+}
+
+fn listen(
+    args: &ServeArgs,
+    places: &Places,
+    inherited: Vec<OwnedFd>,
+    volume: &Volume,
+) -> anyhow::Result<Arc<Server<Volume>>> {
+    let mut listen: Vec<Listen> = inherited.into_iter().map(Listen::Fd).collect();
+    listen.extend(places.unix.clone().map(|path| Listen::Unix(path, SOCKET_MODE)));
+    listen.extend(args.tcp.map(Listen::Tcp));
+    let config = ServerConfig { listen, ..ServerConfig::default() };
+    Ok(Arc::new(Server::bind(config, Arc::new(volume.clone()))?))
+}
+
+fn stop_on_signal(mut signals: Signals, service: &Arc<Service>, control: &Control) -> anyhow::Result<()> {
+    let stop = service.server.as_ref().map(|server| server.stop_handle());
+    let (volume, socket) = (service.volume.clone(), control.path().to_owned());
+    let body = move || {
+        if signals.forever().next().is_none() {
+            return;
+        }
+        notify::send("STOPPING=1");
+        if let Some(stop) = stop {
+            stop.stop();
+            return;
+        }
+        // A client on standard input cannot be made to leave: finish what is in flight and go.
+        volume.stop();
+        let _ = std::fs::remove_file(socket);
+        std::process::exit(i32::from(Exit::Done as u8));
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(body)?;
+    Ok(())
+}
+
+/// Says that clients may come, to people and to the service manager.
+fn announce(args: &ServeArgs, service: &Service, control: &Control) -> anyhow::Result<()> {
+    let report = service.report()?;
+    let at = match report.exports.as_slice() {
+        [] if args.stdio => "standard input and output".to_owned(),
+        [] => "inherited sockets".to_owned(),
+        uris => uris.join(" and "),
+    };
+    let how = if args.read_only { "read-only" } else { report.state.as_str() };
+    let line = format!(
+        "serving '{}' ({}, {how}) at {at} (control socket {})\n",
+        report.name,
+        format_size(report.size),
+        control.path().display()
+    );
+    // Nobody may be there to read it; the service goes on.
+    if args.stdio {
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    } else {
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+    }
+    notify::send("READY=1");
+    Ok(())
+}
