@@ -49,8 +49,7 @@ pub const COMMIT_RETRY_NS: u64 = 1_000_000_000;
 /// Something the driver must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A request ended. For a read that failed on the medium, `bad` lists the sectors without contents; the others are in
-    /// the buffer.
+    /// A request ended. For a read that failed, `bad` lists the sectors without contents; the others are in the buffer.
     RequestDone {
         /// Which.
         id: RequestId,

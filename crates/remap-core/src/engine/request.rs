@@ -395,7 +395,12 @@ impl Engine {
     }
 
     fn end_request(&mut self, index: usize, result: Result<(), RequestError>) {
-        if let Some(slow) = self.requests.get_mut(index).and_then(Option::take) {
+        if let Some(mut slow) = self.requests.get_mut(index).and_then(Option::take) {
+            let unread = Extent::between(slow.cursor, slow.request.extent.end());
+            if let (Err(_), RequestKind::Read, Some(unread)) = (result, slow.request.kind, unread) {
+                // The list says what of the buffer must not be believed: also what was never read.
+                slow.add_bad(unread);
+            }
             self.events.push_back(Event::RequestDone { id: slow.request.id, result, bad: slow.bad });
             self.wake = true;
         }
