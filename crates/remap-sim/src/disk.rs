@@ -115,9 +115,9 @@ impl SimDisk {
         true
     }
 
-    /// All sectors are good again (for the end of a story).
-    pub fn mend(&mut self) {
-        self.bad.fill(None);
+    /// The sectors of the extent are good again (for the end of a story).
+    pub fn mend(&mut self, extent: &Extent) {
+        self.bad[extent.start().0 as usize..extent.end().0 as usize].fill(None);
     }
 
     /// Flips bits of what is durable: rot, or a misdirected write of somebody else.

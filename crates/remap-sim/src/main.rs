@@ -29,9 +29,12 @@ enum Task {
         /// Steps in each scenario
         #[arg(long, default_value_t = 3000)]
         steps: u64,
-        /// Print each seed's scenario, and the transcript of a seed even if it passes
+        /// Print each seed's scenario
         #[arg(long, short)]
         verbose: bool,
+        /// Events in the transcript of a failure
+        #[arg(long, default_value_t = 100)]
+        transcript: usize,
     },
     /// Crash a fixed life at each of its operations
     Sweep {
@@ -50,15 +53,15 @@ fn parse_range(text: &str) -> Result<(u64, u64), String> {
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Task::Run { seeds, seed, steps, verbose } => {
+        Task::Run { seeds, seed, steps, verbose, transcript } => {
             let (from, to) = seed.map_or(seeds, |seed| (seed, seed.saturating_add(1)));
-            run(from, to, steps, verbose)
+            run(from, to, steps, verbose, transcript)
         }
         Task::Sweep { rounds } => sweep(rounds),
     }
 }
 
-fn run(from: u64, to: u64, steps: u64, verbose: bool) -> ExitCode {
+fn run(from: u64, to: u64, steps: u64, verbose: bool, transcript: usize) -> ExitCode {
     let start = Instant::now();
     let mut total = Tally::default();
     for seed in from..to {
@@ -70,7 +73,7 @@ fn run(from: u64, to: u64, steps: u64, verbose: bool) -> ExitCode {
         match outcome {
             Ok(tally) => total.add(&tally),
             Err((violation, _)) => {
-                scenario.transcript = true;
+                scenario.transcript = transcript;
                 // The same seed is the same run: this time with words.
                 let lines = world::run(&scenario).err().map(|(_, lines)| lines).unwrap_or_default();
                 for line in lines {

@@ -155,11 +155,15 @@ impl Oracle {
         }
         let settled = versions.iter().all(|v| v.ended <= life);
         let quiet = versions.iter().all(|v| v.ended < begun);
-        if settled {
+        if seen == Content::Lost && (settled || quiet) {
+            // What is older than the loss does not come back. A write after it that a crash cut short may be on the medium and
+            // show up once that is read again.
+            let losses = versions.iter().filter(|v| v.content == Content::Lost && v.hidden >= begun);
+            let first = losses.map(|v| v.begun).min().unwrap_or(0);
+            versions.retain(|v| v.begun >= first);
+        } else if settled {
             // Nothing was written in this life: what was seen once stays.
             versions.retain(|v| v.content == seen);
-        } else if quiet && seen == Content::Lost {
-            versions.retain(|v| v.content == Content::Lost);
         }
         Ok(())
     }

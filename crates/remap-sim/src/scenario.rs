@@ -74,8 +74,8 @@ pub struct Scenario {
     pub commands: bool,
     /// Broken on purpose.
     pub canary: Option<Canary>,
-    /// Keep a transcript.
-    pub transcript: bool,
+    /// Events kept for the transcript; 0: none.
+    pub transcript: usize,
 }
 
 impl Scenario {
@@ -117,7 +117,7 @@ impl Scenario {
             life_steps: rng.pick(&[15, 60, 250, 800]),
             commands: rng.chance(2, 3),
             canary: None,
-            transcript: false,
+            transcript: 0,
         }
     }
 

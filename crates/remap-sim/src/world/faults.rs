@@ -153,7 +153,7 @@ impl World {
             .collect()
     }
 
-    fn copy_extent(&self, place: &CopyPlace) -> Extent {
+    pub(super) fn copy_extent(&self, place: &CopyPlace) -> Extent {
         let bytes = remap_core::recovery::shape_of(&self.volume).bytes();
         Extent::new(Sector(place.start / 512), bytes / 512).expect("a copy is not empty")
     }

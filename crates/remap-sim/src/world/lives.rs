@@ -179,8 +179,9 @@ impl World {
     pub(super) fn finish(&mut self) -> Checked {
         self.look_at_everything()?;
         self.check_table()?;
-        for disk in self.disks.iter_mut().skip(1) {
-            disk.mend();
+        for (place, disk) in self.places() {
+            let extent = self.copy_extent(&place);
+            self.disks[disk].mend(&extent);
         }
         self.begin_command(Command::Save)?;
         self.rest()?;

@@ -30,8 +30,6 @@ use devices::Out;
 
 /// Steps in which a world without faults must come to rest (C6).
 const STEPS_TO_REST: u64 = 200_000;
-/// Events kept for the transcript.
-const TRANSCRIPT_LINES: usize = 400;
 const START_UNIX_S: u64 = 1_700_000_000;
 
 /// What a run did.
@@ -337,8 +335,8 @@ impl World {
         self.tick += 1;
         let mixed = self.tally.hash ^ kind.wrapping_mul(0x9e37_79b9) ^ number;
         self.tally.hash = mixed.wrapping_mul(0x0000_0100_0000_01b3).rotate_left(17);
-        if self.scenario.transcript {
-            if self.transcript.len() == TRANSCRIPT_LINES {
+        if self.scenario.transcript > 0 {
+            if self.transcript.len() == self.scenario.transcript {
                 self.transcript.pop_front();
             }
             self.transcript.push_back(format!("{:>7} {}", self.tick, words()));
