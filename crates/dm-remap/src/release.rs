@@ -209,7 +209,10 @@ fn say_lost(lost: &[Extent], what: &str) {
     }
     println!("{} {what}:", format_sectors(lost.iter().map(Extent::sectors).sum()));
     for extent in lost.iter().take(LISTED) {
-        println!("  {}-{}", extent.start().0, extent.end().0 - 1);
+        match extent.sectors() {
+            1 => println!("  {}", extent.start().0),
+            _ => println!("  {}-{}", extent.start().0, extent.end().0 - 1),
+        }
     }
     if lost.len() > LISTED {
         println!("  ... and {} more runs (all of them: --lost-map FILE)", lost.len() - LISTED);

@@ -8,7 +8,7 @@ use remap_core::units::SECTOR_SIZE;
 use remap_io::badmap::{BadMap, Run, Status};
 
 use super::list::{Listing, lost};
-use super::pieces::pieces;
+use super::pieces::{Place, pieces};
 use crate::cli::{ExportFormat, MapExportArgs};
 use crate::control::Snapshot;
 use crate::dmsetup::{DeviceName, table};
@@ -81,11 +81,15 @@ fn dmsetup(args: &MapExportArgs, snapshot: &Snapshot) -> anyhow::Result<String> 
             offset: spare.start / SECTOR_SIZE,
         })
         .collect();
-    for path in std::iter::once(&main).chain(spares.iter().map(|s| &s.path)) {
-        warn_of_file(Path::new(path));
-    }
     let block_sectors = u32::try_from(u64::from(head.block_size) / SECTOR_SIZE).context("an impossible block size")?;
     let pieces = pieces(head.size / SECTOR_SIZE, block_sectors, &snapshot.entries);
+    let used = |number: u8| {
+        pieces.iter().any(|p| matches!(p.place, Place::Spare { spare, .. } if spare == number))
+    };
+    warn_of_file(Path::new(&main));
+    for (_, spare) in (0u8..).zip(&spares).filter(|(number, _)| used(*number)) {
+        warn_of_file(Path::new(&spare.path));
+    }
     Ok(table(&pieces, &DeviceName { path: main, offset: 0 }, &spares))
 }
 
