@@ -117,6 +117,7 @@ impl Engine {
                     *next = 1 - *next;
                     *area = 1 - *area;
                 }
+                self.commit.fenced &= !written;
                 self.volume.generation = generation;
                 self.volume.entries = entries;
                 self.checkpoint_done(generation);
@@ -185,9 +186,14 @@ impl Engine {
             superblock.generation = generation;
             superblock.area = self.commit.idle_area(copy);
             superblock.entries = entries;
-            let mut bytes = alloc::vec![0; PAGE_SIZE];
-            superblock.encode(&mut bytes);
+            // A fence is on both pages, and one is enough; nothing is lost if both are torn, for nobody believes such a copy.
+            let fenced = self.commit.fenced & (1 << copy) != 0;
             let page = self.commit.next_superblock.get(usize::from(copy)).copied().unwrap_or(0);
+            let (page, pages) = if fenced { (0, 2) } else { (page, 1) };
+            let mut bytes = alloc::vec![0; pages * PAGE_SIZE];
+            for page in bytes.chunks_exact_mut(PAGE_SIZE) {
+                superblock.encode(page);
+            }
             let offset = self.commit.shape.superblock_at(page);
             self.write_copy(copy, offset, bytes, CommitPart::Copy(copy));
         }

@@ -14,7 +14,7 @@ use super::checkpoint::{Checkpoint, Phase as CheckpointPhase};
 use super::ops::{CommitPart, Purpose};
 use super::{COMMIT_RETRY_NS, Engine, MIN_COPIES, Notice, RequestError};
 use crate::op::{Buffer, DeviceId, Fault, OpKind};
-use crate::recovery::{Recovered, shape_of};
+use crate::recovery::{Flaw, Recovered, shape_of};
 use crate::units::{Extent, Sector};
 
 /// Set of devices: bit 0 the main device, bit n+1 spare n.
@@ -69,6 +69,8 @@ pub(super) struct Commit {
     position: u32,
     /// The checkpoint area in use in each copy; a checkpoint goes into the other one.
     pub(super) areas: [u8; COPIES as usize],
+    /// Copies whose superblock pages say that they are not to be believed.
+    pub(super) fenced: CopySet,
     pub(super) checkpoint_wanted: bool,
     pub(super) set_flags: u32,
     frozen_until: Option<u64>,
@@ -80,9 +82,13 @@ impl Commit {
         let mut in_step = 0;
         let mut next_superblock = [0; COPIES as usize];
         let mut areas = [1; COPIES as usize];
+        let mut fenced = 0;
         for ((report, next), area) in recovered.copies.iter().zip(&mut next_superblock).zip(&mut areas) {
             if report.flaw.is_none() {
                 in_step |= 1 << report.copy;
+            }
+            if matches!(report.flaw, Some((Flaw::Fenced, _))) {
+                fenced |= 1 << report.copy;
             }
             *next = report.superblock_page.map_or(0, |page| 1 - page);
             *area = report.area.unwrap_or(1);
@@ -104,6 +110,7 @@ impl Commit {
             checkpoint_generation: recovered.superblock.generation,
             position: recovered.journal_position,
             areas,
+            fenced,
             checkpoint_wanted: recovered.needs_repair,
             set_flags: 0,
             frozen_until: None,
@@ -361,6 +368,7 @@ impl Engine {
             // Never make unbelievable what may be all there is.
             return false;
         }
+        self.commit.fenced |= owed;
         for copy in copies_of(owed) {
             let bytes = self.fence_bytes(copy);
             self.write_copy(copy, 0, bytes, CommitPart::Fence(copy));
