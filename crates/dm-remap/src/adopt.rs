@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use remap_core::units::{Extent, SECTOR_SIZE, Sector};
 use remap_format::{COPIES, TEXT_LEN};
-use remap_io::badmap::BadMap;
 use remap_io::Device;
+use remap_io::badmap::BadMap;
 use remap_runtime::{AdoptOptions, AdoptReport};
 
 use crate::cli::{AdoptArgs, MapForm};
@@ -44,7 +44,8 @@ pub(crate) fn run(args: &AdoptArgs) -> anyhow::Result<ExitCode> {
         force: args.force,
     };
     if args.dry_run {
-        let report = remap_runtime::rehearse(&main, &spares, &options).map_err(|e| adopt_refusal(e, &spares))?;
+        let report =
+            remap_runtime::rehearse(&main, &spares, &options).map_err(|e| adopt_refusal(e, &spares))?;
         println!("dry run: {} can be adopted; nothing was written", main.path().display());
         print_spare(&report, args.block_size, lost_count);
         return Ok(Exit::Done.into());
@@ -71,7 +72,10 @@ fn print_spare(report: &AdoptReport, block_size: u32, lost_count: u64) {
         format_size(report.metadata_bytes)
     );
     if lost_count > 0 {
-        println!("{} known to be lost: reads of them fail until they are overwritten", format_sectors(lost_count));
+        println!(
+            "{} known to be lost: reads of them fail until they are overwritten",
+            format_sectors(lost_count)
+        );
     }
 }
 
@@ -109,7 +113,11 @@ pub(crate) fn lost_sectors(path: &Path, form: &MapForm, main: &Device) -> anyhow
     if size > LIST_MAX {
         return Err(refusal(
             Exit::Failure,
-            format!("{}: has {}, more than a list of bad sectors may have", path.display(), format_size(size)),
+            format!(
+                "{}: has {}, more than a list of bad sectors may have",
+                path.display(),
+                format_size(size)
+            ),
         ));
     }
     let text = std::fs::read_to_string(path).with_context(place)?;
@@ -129,7 +137,9 @@ pub(crate) fn lost_sectors(path: &Path, form: &MapForm, main: &Device) -> anyhow
                 main.path().display()
             ),
         )),
-        _ => Ok(lost.iter().filter_map(|e| Extent::between(e.start(), e.end().min(Sector(sectors)))).collect()),
+        _ => {
+            Ok(lost.iter().filter_map(|e| Extent::between(e.start(), e.end().min(Sector(sectors)))).collect())
+        }
     }
 }
 
@@ -149,7 +159,9 @@ impl MadeFiles {
         let Some(size) = size else {
             return Err(refusal(
                 Exit::NotFound,
-                format!("{path}: there is no such file or device: check the path, or add --create-spare SIZE to make a file"),
+                format!(
+                    "{path}: there is no such file or device: check the path, or add --create-spare SIZE to make a file"
+                ),
             ));
         };
         let place = || format!("{path}: cannot make the spare");

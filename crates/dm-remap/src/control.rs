@@ -67,11 +67,9 @@ pub(crate) fn sockets() -> anyhow::Result<Vec<PathBuf>> {
 /// It cannot be made.
 pub(crate) fn prepare_dir(socket: &Path) -> anyhow::Result<()> {
     let Some(dir) = socket.parent().filter(|dir| !dir.as_os_str().is_empty()) else { return Ok(()) };
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("{}: cannot make the directory for sockets; choose another with --unix", dir.display()))
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| {
+        format!("{}: cannot make the directory for sockets; choose another with --unix", dir.display())
+    })
 }
 
 /// The table of a volume at one moment.
@@ -128,7 +126,10 @@ impl Client {
         self.stream.get_ref().set_read_timeout(patience)?;
         let request = wire::encode(ask)?;
         if request.len() > wire::REQUEST_MAX {
-            return Err(refusal(Exit::Usage, format!("the message is longer than {} bytes", wire::REQUEST_MAX)));
+            return Err(refusal(
+                Exit::Usage,
+                format!("the message is longer than {} bytes", wire::REQUEST_MAX),
+            ));
         }
         self.stream.get_mut().write_all(&request).with_context(|| format!("{place}: cannot send"))?;
         self.reply()
@@ -221,7 +222,8 @@ impl Control {
     /// A live server has it, or the system refused.
     pub(crate) fn bind(path: &Path) -> anyhow::Result<Self> {
         clear_stale(path)?;
-        let place = || format!("{}: cannot be the control socket; choose another with --control", path.display());
+        let place =
+            || format!("{}: cannot be the control socket; choose another with --control", path.display());
         let address = SocketAddrUnix::new(path).with_context(place)?;
         let fd = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         bind(&fd, &address).map_err(std::io::Error::from).with_context(place)?;
@@ -266,7 +268,10 @@ fn clear_stale(path: &Path) -> anyhow::Result<()> {
         Err(error) => return Err(error).with_context(|| format!("{}: cannot be looked at", path.display())),
     };
     if !found.file_type().is_socket() {
-        let text = format!("{}: exists and is not a socket: remove it, or choose another with --control", path.display());
+        let text = format!(
+            "{}: exists and is not a socket: remove it, or choose another with --control",
+            path.display()
+        );
         return Err(refusal(Exit::Usage, text));
     }
     match UnixStream::connect(path) {
@@ -279,7 +284,10 @@ fn clear_stale(path: &Path) -> anyhow::Result<()> {
         // A full backlog is a server too.
         Ok(_) | Err(_) => Err(refusal(
             Exit::Busy,
-            format!("{}: in use by a running server: stop it, or give this volume another name", path.display()),
+            format!(
+                "{}: in use by a running server: stop it, or give this volume another name",
+                path.display()
+            ),
         )),
     }
 }
@@ -292,7 +300,9 @@ fn accept(listener: &UnixListener, answer: &Arc<dyn Answer>) {
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
-        if stream.set_write_timeout(Some(PATIENCE)).is_err() || stream.set_read_timeout(Some(PATIENCE)).is_err() {
+        if stream.set_write_timeout(Some(PATIENCE)).is_err()
+            || stream.set_read_timeout(Some(PATIENCE)).is_err()
+        {
             continue;
         }
         if busy.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {

@@ -206,7 +206,9 @@ mod tests {
     fn the_table_has_every_code_once_in_order() {
         let codes: Vec<u8> = TABLE.iter().map(|(exit, _)| *exit as u8).collect();
         assert_eq!(codes, (0..=8).collect::<Vec<u8>>());
-        assert!(TABLE.iter().all(|(exit, meaning)| help_text().contains(&format!("{}  {meaning}", *exit as u8))));
+        assert!(
+            TABLE.iter().all(|(exit, meaning)| help_text().contains(&format!("{}  {meaning}", *exit as u8)))
+        );
     }
 
     #[test]

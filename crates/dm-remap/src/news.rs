@@ -57,7 +57,8 @@ impl News {
         let (lines, queue) = sync_channel(QUEUE_MAX);
         let dropped = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&dropped);
-        let writer = std::thread::Builder::new().name("news".to_owned()).spawn(move || write(&queue, &count))?;
+        let writer =
+            std::thread::Builder::new().name("news".to_owned()).spawn(move || write(&queue, &count))?;
         Ok((Self { lines, dropped }, Writer(writer)))
     }
 
@@ -120,13 +121,19 @@ pub(crate) fn words(notice: &Notice, block_sectors: u64) -> (Level, String) {
         Notice::Live => (Level::Info, "the metadata copies are in step".into()),
         Notice::Pending { block, lost } => (
             Level::Warning,
-            format!("{} cannot be read in full: {}, until they are overwritten", place(block), lost_words(*lost)),
+            format!(
+                "{} cannot be read in full: {}, until they are overwritten",
+                place(block),
+                lost_words(*lost)
+            ),
         ),
         Notice::Remapped { block, to, lost, cause } => (
             Level::Warning,
             format!("{} is now at {to}: {}; {}", place(block), cause_words(*cause), lost_words(*lost)),
         ),
-        Notice::Healed { block, lost: 0 } => (Level::Info, format!("{} is healed: nothing of it is lost", place(block))),
+        Notice::Healed { block, lost: 0 } => {
+            (Level::Info, format!("{} is healed: nothing of it is lost", place(block)))
+        }
         Notice::Healed { block, lost } => {
             (Level::Info, format!("{} is healed in part: {}", place(block), lost_words(*lost)))
         }
@@ -136,7 +143,10 @@ pub(crate) fn words(notice: &Notice, block_sectors: u64) -> (Level, String) {
         }
         Notice::CopyFailed { copy, fault, fenced } => {
             let fate = if *fenced { "marked as not to be believed" } else { "it could not even be marked" };
-            (Level::Error, format!("metadata copy {copy} could not be written ({}): {fate}", fault_word(*fault)))
+            (
+                Level::Error,
+                format!("metadata copy {copy} could not be written ({}): {fate}", fault_word(*fault)),
+            )
         }
         Notice::BreakerTripped { device, fault } => (
             Level::Error,
@@ -148,12 +158,16 @@ pub(crate) fn words(notice: &Notice, block_sectors: u64) -> (Level, String) {
             ),
         ),
         Notice::BreakerReset => (Level::Info, "remapping goes on".into()),
-        Notice::Exhausted => {
-            (Level::Error, "no room is left for another bad block: copy what you need, and replace the disk".into())
-        }
+        Notice::Exhausted => (
+            Level::Error,
+            "no room is left for another bad block: copy what you need, and replace the disk".into(),
+        ),
         Notice::Frozen { fault } => (
             Level::Error,
-            format!("metadata cannot be written ({}): nothing moves until they can; check the spare", fault_word(*fault)),
+            format!(
+                "metadata cannot be written ({}): nothing moves until they can; check the spare",
+                fault_word(*fault)
+            ),
         ),
         Notice::Thawed => (Level::Info, "metadata can be written again".into()),
         Notice::Checkpointed { generation, copies } => {
@@ -176,7 +190,8 @@ mod tests {
         let (level, text) = words(&notice, 8);
         assert_eq!(level, Level::Warning);
         assert_eq!(text, "block 5 (sectors 40-47) is now at spare0:9: a read failed; 2 sectors lost");
-        let (level, text) = words(&Notice::BreakerTripped { device: DeviceId::Main, fault: Fault::Transport }, 8);
+        let (level, text) =
+            words(&Notice::BreakerTripped { device: DeviceId::Main, fault: Fault::Transport }, 8);
         assert_eq!(level, Level::Error);
         assert!(text.contains("main") && text.contains("transport error"), "{text}");
     }

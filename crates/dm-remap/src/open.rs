@@ -116,8 +116,7 @@ impl Opener {
         let device = Device::open(&spare.path, &options)?;
         let Some(node) = node else { return Ok(device) };
         let range = spare.start..spare.start.saturating_add(device.size());
-        let overlaps =
-            |other: &Range<u64>| range.start < other.end && other.start < range.end;
+        let overlaps = |other: &Range<u64>| range.start < other.end && other.start < range.end;
         if let Some((_, _, other)) = self.claimed.iter().find(|(n, r, _)| *n == node && overlaps(r)) {
             let text = format!(
                 "{}: is the same device as {}, or overlaps it: main and spares must not share a byte",
@@ -156,7 +155,8 @@ pub(crate) fn examine(spares: &[Device], released_too: bool) -> anyhow::Result<R
 
 /// A recovery error that names the path where the typed one has a number.
 pub(crate) fn recovery_refusal(error: &RecoveryError, spares: &[Device]) -> anyhow::Error {
-    let path = |n: usize| spares.get(n).map_or_else(|| format!("spare {n}"), |d| d.path().display().to_string());
+    let path =
+        |n: usize| spares.get(n).map_or_else(|| format!("spare {n}"), |d| d.path().display().to_string());
     let text = match error {
         RecoveryError::NoMetadata { spare, flaw } => format!(
             "{}: no dm-remap metadata here: {flaw}; check the path (and START, for a slice), or adopt first",
@@ -221,7 +221,7 @@ mod tests {
         std::fs::write(&path, vec![0; 1 << 20]).unwrap();
         let at = |start, len| SpareArg { path: path.clone(), start, len: Some(len) };
         let mut opener = Opener::auto();
-        opener.spare(&at(0, 4096 * 8), Access::Write).unwrap();
+        let _holds_the_lock = opener.spare(&at(0, 4096 * 8), Access::Write).unwrap();
         opener.spare(&at(4096 * 8, 4096 * 8), Access::Write).expect("neighbours do not overlap");
         let error = opener.spare(&at(4096 * 12, 4096 * 8), Access::Write).unwrap_err();
         assert_eq!(exit::exit_of(&error), Exit::Mismatch);

@@ -7,8 +7,8 @@ use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::Context as _;
 use remap_core::engine::{Counters, EngineConfig, Notice};
@@ -54,11 +54,17 @@ pub(crate) struct Service {
     pub(crate) drills: Vec<RunningDrill>,
     copy_failures: Arc<AtomicU64>,
     pub(crate) baseline: Mutex<Baseline>,
-    /// `None` with `--stdio`.
-    server: Option<Arc<Server<Volume>>>,
+    /// Remapping is suspended because somebody asked for it, not because of a device.
+    pub(crate) suspended_by_command: Arc<AtomicBool>,
+    /// `None` with `--stdio`, and after the stop.
+    server: Mutex<Option<Arc<Server<Volume>>>>,
 }
 
 impl Service {
+    fn server(&self) -> Option<Arc<Server<Volume>>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The report for `status`.
     ///
     /// # Errors
@@ -76,13 +82,17 @@ impl Service {
                 healed_sectors: counts.healed_sectors,
             }
         });
-        let server = self.server.as_ref();
+        let server = self.server();
+        let server = server.as_ref();
         let around = Surroundings {
             spare_starts: self.spare_starts.clone(),
             copy_failures: self.copy_failures.load(Ordering::Relaxed),
+            suspended_by_command: self.suspended_by_command.load(Ordering::Relaxed),
             drills: drills.collect(),
             exports: server.map(|s| s.uris().iter().map(ToString::to_string).collect()).unwrap_or_default(),
-            clients: server.map(|s| s.connections().into_iter().map(Into::into).collect()).unwrap_or_default(),
+            clients: server
+                .map(|s| s.connections().into_iter().map(Into::into).collect())
+                .unwrap_or_default(),
         };
         Ok(StatusReport::of(&status, around))
     }
@@ -150,25 +160,28 @@ fn serve(
     signals: Signals,
     news: &News,
 ) -> anyhow::Result<ExitCode> {
-    let (mut service, name) = assemble(args, news)?;
+    let (service, name) = assemble(args, news)?;
     let places = Places::choose(args, &name, inherited.is_empty());
     if let (Some(socket), false) = (&places.unix, args.stdio) {
         control::prepare_dir(socket)?;
     }
     control::prepare_dir(&places.control)?;
     if !args.stdio {
-        service.server = Some(listen(args, &places, inherited, &service.volume)?);
+        let server = listen(args, &places, inherited, &service.volume)?;
+        *service.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
     }
     let control = Control::bind(&places.control)?;
     let service = Arc::new(service);
     control.start(Arc::clone(&service) as Arc<dyn Answer>)?;
     stop_on_signal(signals, &service, &control)?;
     announce(args, &service, &control)?;
-    let ended = match &service.server {
-        Some(server) => server.run().context("the server stopped"),
+    let ended = match service.server() {
+        Some(server) => server.run().context("the server failed"),
         None => remap_nbd::serve_stdio(&service.volume, Some(&name), ConnectionLimits::default())
             .context("the client on standard input"),
     };
+    // Its socket files go with it; the control socket may still be asked.
+    drop(service.server.lock().unwrap_or_else(PoisonError::into_inner).take());
     service.volume.stop();
     ended?;
     news.say(Level::Info, "stopped; everything acknowledged is on the devices");
@@ -198,6 +211,8 @@ fn assemble(args: &ServeArgs, news: &News) -> anyhow::Result<(Service, String)> 
     let spares: Vec<Device> =
         spares.into_iter().enumerate().map(|(n, spare)| drilled(spare, DrillTarget::Spare(n))).collect();
     let copy_failures = Arc::new(AtomicU64::new(0));
+    // A volume that is only looked at is suspended from the start.
+    let suspended_by_command = Arc::new(AtomicBool::new(args.read_only));
     let block_sectors = Arc::new(OnceLock::new());
     let options = OpenOptions {
         engine: EngineConfig {
@@ -210,7 +225,7 @@ fn assemble(args: &ServeArgs, news: &News) -> anyhow::Result<(Service, String)> 
         read_only: args.read_only,
         force_identity: args.force,
         force_released: args.force,
-        on_notice: Some(on_notice(news, &copy_failures, &block_sectors)),
+        on_notice: Some(on_notice(news, &copy_failures, &suspended_by_command, &block_sectors)),
     };
     let (volume, report) = Volume::open(main, spares.clone(), options).map_err(|error| match error {
         OpenError::Recovery(error) => recovery_refusal(&error, &spares),
@@ -227,7 +242,8 @@ fn assemble(args: &ServeArgs, news: &News) -> anyhow::Result<(Service, String)> 
         drills,
         copy_failures,
         baseline: Mutex::default(),
-        server: None,
+        server: Mutex::default(),
+        suspended_by_command,
     };
     Ok((service, name))
 }
@@ -237,7 +253,11 @@ fn drills_of(args: &ServeArgs) -> anyhow::Result<Vec<RunningDrill>> {
         if let DrillTarget::Spare(n) = arg.target
             && n >= args.spares.len()
         {
-            let text = format!("--drill {}: there are only {} spares (counted from 0)", arg.target, args.spares.len());
+            let text = format!(
+                "--drill {}: there are only {} spares (counted from 0)",
+                arg.target,
+                args.spares.len()
+            );
             return Err(refusal(Exit::Usage, text));
         }
         let drill = Drill::parse(&arg.spec).map_err(|error| match error {
@@ -255,12 +275,22 @@ fn drills_of(args: &ServeArgs) -> anyhow::Result<Vec<RunningDrill>> {
 fn on_notice(
     news: &News,
     copy_failures: &Arc<AtomicU64>,
+    by_command: &Arc<AtomicBool>,
     block_sectors: &Arc<OnceLock<u64>>,
 ) -> remap_runtime::OnNotice {
-    let (news, failures, block_sectors) = (news.clone(), Arc::clone(copy_failures), Arc::clone(block_sectors));
+    let (news, failures, block_sectors) =
+        (news.clone(), Arc::clone(copy_failures), Arc::clone(block_sectors));
+    let by_command = Arc::clone(by_command);
     Box::new(move |notice: &Notice| {
-        if matches!(notice, Notice::CopyFailed { .. }) {
-            failures.fetch_add(1, Ordering::Relaxed);
+        match notice {
+            Notice::CopyFailed { .. } => {
+                failures.fetch_add(1, Ordering::Relaxed);
+            }
+            Notice::BreakerTripped { .. } if by_command.load(Ordering::Relaxed) => {
+                return news.say(Level::Info, "remapping is suspended, as asked");
+            }
+            Notice::BreakerReset => by_command.store(false, Ordering::Relaxed),
+            _ => {}
         }
         let (level, text) = news::words(notice, block_sectors.get().copied().unwrap_or(1));
         news.say(level, &text);
@@ -274,7 +304,10 @@ fn say_what_was_found(report: &OpenReport, news: &News) {
     if report.repaired {
         let damaged = report.copies.iter().filter(|copy| copy.flaw.is_some()).count();
         if damaged > 0 {
-            news.say(Level::Warning, &format!("{damaged} of 5 metadata copies were not in step; all were written anew"));
+            news.say(
+                Level::Warning,
+                &format!("{damaged} of 5 metadata copies were not in step; all were written anew"),
+            );
         }
     }
 }
@@ -312,7 +345,7 @@ fn listen(
 }
 
 fn stop_on_signal(mut signals: Signals, service: &Arc<Service>, control: &Control) -> anyhow::Result<()> {
-    let stop = service.server.as_ref().map(|server| server.stop_handle());
+    let stop = service.server().map(|server| server.stop_handle());
     let (volume, socket) = (service.volume.clone(), control.path().to_owned());
     let body = move || {
         if signals.forever().next().is_none() {

@@ -12,8 +12,8 @@ use remap_core::units::SECTOR_SIZE;
 use crate::cli::StatusArgs;
 use crate::control::{self, Client};
 use crate::exit::{Exit, exit_of};
-use crate::status_json::{SlotsReport, StatusReport};
-use crate::units::{format_duration, format_sectors, format_size, format_time};
+use crate::status_json::{BY_COMMAND, SlotsReport, StatusReport};
+use crate::units::{format_count, format_duration, format_sectors, format_size, format_time};
 use crate::{status_line, wire};
 
 /// Slots that are left when it is time to say so: one in this many.
@@ -123,7 +123,13 @@ pub(crate) fn exit_code(report: &StatusReport) -> u8 {
         Some(VolumeState::Healthy) => HEALTHY,
         Some(VolumeState::Degraded) => DEGRADED,
         // Suspended because it is read-only: what the table says counts.
-        Some(VolumeState::Frozen) if report.read_only => if report.table.entries > 0 { DEGRADED } else { HEALTHY },
+        Some(VolumeState::Frozen) if report.read_only => {
+            if report.table.entries > 0 {
+                DEGRADED
+            } else {
+                HEALTHY
+            }
+        }
         Some(VolumeState::Exhausted | VolumeState::Frozen) => BAD,
         None => UNKNOWN,
     }
@@ -132,14 +138,14 @@ pub(crate) fn exit_code(report: &StatusReport) -> u8 {
 /// One line about a volume.
 fn summary(report: &StatusReport) -> String {
     format!(
-        "{}: {}, {} blocks remapped, {} lost; {} of {} slots free; {} clients",
+        "{}: {}, {} remapped, {} lost; {} of {} slots free; {}",
         report.name,
         state_word(report),
-        report.table.remapped_blocks,
+        format_count(report.table.remapped_blocks, "block"),
         format_sectors(report.table.lost_sectors),
         report.slots.free,
         report.slots.total,
-        report.clients.len()
+        format_count(u64::try_from(report.clients.len()).unwrap_or(u64::MAX), "client")
     )
 }
 
@@ -177,16 +183,18 @@ pub(crate) fn text(report: &StatusReport) -> String {
     row(
         "table",
         &format!(
-            "{} entries: {} blocks remapped, {} pending; {} lost; blocks of {}, policy {}",
-            report.table.entries,
-            report.table.remapped_blocks,
+            "{} remapped, {} pending; {} lost; blocks of {}, policy {}",
+            format_count(report.table.remapped_blocks, "block"),
             report.table.pending_blocks,
             format_sectors(report.table.lost_sectors),
             format_size(u64::from(report.block_size)),
             report.policy
         ),
     );
-    row("metadata", &format!("{} of 5 copies in step, generation {}", report.copies(), report.metadata.generation));
+    row(
+        "metadata",
+        &format!("{} of 5 copies in step, generation {}", report.copies(), report.metadata.generation),
+    );
     let r = &report.requests;
     row(
         "requests",
@@ -203,7 +211,13 @@ pub(crate) fn text(report: &StatusReport) -> String {
     );
     for drill in &report.drills {
         let on = if drill.enabled { "on" } else { "off" };
-        row("drill", &format!("{} {on}: {} of {} operations failed on purpose", drill.device, drill.failed, drill.operations));
+        row(
+            "drill",
+            &format!(
+                "{} {on}: {} of {} operations failed on purpose",
+                drill.device, drill.failed, drill.operations
+            ),
+        );
     }
     for uri in &report.exports {
         row("serves", uri);
@@ -225,26 +239,34 @@ fn happened(report: &StatusReport) -> Vec<String> {
     let mut lines = Vec::new();
     let (table, events) = (&report.table, &report.events);
     if let Some(suspended) = report.suspended.as_ref().filter(|_| !report.read_only) {
-        lines.push(format!("remapping is suspended: {} ({})", suspended.device, suspended.fault));
+        lines.push(match suspended.fault.as_str() {
+            BY_COMMAND => "remapping is suspended, by command".to_owned(),
+            fault => format!("remapping is suspended: {} ({fault})", suspended.device),
+        });
     }
     if table.lost_sectors > 0 {
         lines.push(format!("{} cannot be read from any device", format_sectors(table.lost_sectors)));
     }
     if table.remapped_blocks > 0 {
         let bytes = table.remapped_blocks.saturating_mul(u64::from(report.block_size));
-        lines.push(format!("{} blocks ({}) were moved to the spare", table.remapped_blocks, format_size(bytes)));
+        lines.push(format!(
+            "{} ({}) moved to the spare",
+            format_count(table.remapped_blocks, "block"),
+            format_size(bytes)
+        ));
     }
     if events.read_errors + events.write_errors > 0 {
         lines.push(format!(
-            "since the start devices failed {} reads and {} writes",
-            events.read_errors, events.write_errors
+            "since the start the devices failed {} and {}",
+            format_count(events.read_errors, "read"),
+            format_count(events.write_errors, "write")
         ));
     }
     if report.copies() < 5 {
         lines.push(format!("only {} of 5 metadata copies are in step", report.copies()));
     }
     if report.slots.retired > 0 {
-        lines.push(format!("{} slots of the spare went bad", report.slots.retired));
+        lines.push(format!("{} of the spare went bad", format_count(report.slots.retired, "slot")));
     }
     if lines.is_empty() {
         lines.push("nothing: no block has failed".to_owned());
@@ -255,10 +277,14 @@ fn happened(report: &StatusReport) -> Vec<String> {
 fn advice(report: &StatusReport) -> Vec<String> {
     let mut lines = Vec::new();
     let name = &report.name;
-    if report.suspended.is_some() && !report.read_only {
-        lines.push(format!(
+    match report.suspended.as_ref().filter(|_| !report.read_only) {
+        None => {}
+        Some(suspended) if suspended.fault == BY_COMMAND => {
+            lines.push(format!("'dm-remap message {name} resume', when you are done"));
+        }
+        Some(_) => lines.push(format!(
             "check cable, power and controller; remapping goes on by itself, or with 'dm-remap message {name} resume'"
-        ));
+        )),
     }
     if report.volume_state() == Some(VolumeState::Exhausted) {
         lines.push("copy what you need and replace the disk: the next bad block cannot be moved".to_owned());
@@ -294,8 +320,12 @@ fn meaning(report: &StatusReport) -> Vec<String> {
         Some(VolumeState::Frozen) => {
             vec!["good blocks are served as ever; no block moves until the trouble is over".to_owned()]
         }
-        Some(VolumeState::Exhausted) => vec!["what moved stays safe; a write to the next bad block fails".to_owned()],
-        Some(VolumeState::Degraded) => vec!["the volume needs its spare: do not use the main device alone".to_owned()],
+        Some(VolumeState::Exhausted) => {
+            vec!["what moved stays safe; a write to the next bad block fails".to_owned()]
+        }
+        Some(VolumeState::Degraded) => {
+            vec!["the volume needs its spare: do not use the main device alone".to_owned()]
+        }
         None => vec![format!("this state is not known to dm-remap {}", env!("CARGO_PKG_VERSION"))],
     });
     if report.table.lost_sectors > 0 {
@@ -311,8 +341,8 @@ fn meaning(report: &StatusReport) -> Vec<String> {
 pub(crate) mod tests {
     use super::*;
     use crate::status_json::{
-        EventsReport, MainReport, MetadataReport, RequestsReport, SCHEMA_VERSION, SpareReport, SuspendedReport,
-        TableReport,
+        EventsReport, MainReport, MetadataReport, RequestsReport, SCHEMA_VERSION, SpareReport,
+        SuspendedReport, TableReport,
     };
 
     /// A healthy volume of 100 MiB with 1000 slots.

@@ -96,9 +96,12 @@ pub(crate) struct MetadataReport {
 pub(crate) struct SuspendedReport {
     /// `main`, or `spareN` in the volume's order.
     pub(crate) device: String,
-    /// See [`fault_word`].
+    /// See [`fault_word`]; or [`BY_COMMAND`].
     pub(crate) fault: String,
 }
+
+/// In place of a fault: somebody asked for it.
+pub(crate) const BY_COMMAND: &str = "by command";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RequestsReport {
@@ -200,6 +203,7 @@ pub(crate) struct Surroundings {
     /// First bytes of the spares' slices, in the volume's order.
     pub(crate) spare_starts: Vec<u64>,
     pub(crate) copy_failures: u64,
+    pub(crate) suspended_by_command: bool,
     pub(crate) drills: Vec<DrillReport>,
     pub(crate) exports: Vec<String>,
     pub(crate) clients: Vec<ClientReport>,
@@ -251,7 +255,7 @@ impl StatusReport {
             },
             suspended: status.breaker.map(|(device, fault)| SuspendedReport {
                 device: device_word(device),
-                fault: fault_word(fault).to_owned(),
+                fault: if around.suspended_by_command { BY_COMMAND } else { fault_word(fault) }.to_owned(),
             }),
             requests: lanes.into(),
             events: EventsReport {

@@ -14,7 +14,11 @@ pub(crate) fn health_code(report: &StatusReport) -> u8 {
         Some(VolumeState::Degraded) if report.table.lost_sectors == 0 => 1,
         // A volume that is only looked at is as good as what its table says.
         Some(VolumeState::Frozen) if report.read_only => {
-            if report.table.lost_sectors > 0 { 2 } else { u8::from(report.table.entries > 0) }
+            if report.table.lost_sectors > 0 {
+                2
+            } else {
+                u8::from(report.table.entries > 0)
+            }
         }
         Some(VolumeState::Degraded) => 2,
         Some(VolumeState::Exhausted) => 3,

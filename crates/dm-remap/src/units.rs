@@ -40,7 +40,8 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = unit.trim().to_ascii_lowercase();
-    let factor = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor).ok_or_else(refuse)?;
+    let factor =
+        UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor).ok_or_else(refuse)?;
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let whole: u64 = whole.parse().map_err(|_| refuse())?;
     let too_large = || format!("'{text}' is more than 2^64 bytes");
@@ -139,10 +140,14 @@ pub(crate) fn format_size(bytes: u64) -> String {
     format!("{}.{} {name}", tenths / 10, tenths % 10)
 }
 
+/// A count for people: `1 block`, `2 blocks`.
+pub(crate) fn format_count(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Sectors for people, with their size: `13 sectors (6.5 KiB)`.
 pub(crate) fn format_sectors(sectors: u64) -> String {
-    let noun = if sectors == 1 { "sector" } else { "sectors" };
-    format!("{sectors} {noun} ({})", format_size(sectors.saturating_mul(SECTOR_SIZE)))
+    format!("{} ({})", format_count(sectors, "sector"), format_size(sectors.saturating_mul(SECTOR_SIZE)))
 }
 
 /// A span of time for people: `3d 4h`, `5m 12s`, `7s`.
@@ -162,8 +167,7 @@ pub(crate) fn format_time(unix_s: u64) -> String {
     // Days to a date, by eras of 400 years that begin on March 1st.
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
@@ -185,7 +189,9 @@ mod tests {
         assert_eq!(size("1.5g"), 3 << 29);
         assert_eq!(size("123s"), 123 * 512);
         assert_eq!(size("2MB"), 2_000_000);
-        for bad in ["", "K", "-1", "1..5", "1.", ".5K", "12x", "1 2", "99999999999T", "18446744073709551616", "0x10"] {
+        for bad in
+            ["", "K", "-1", "1..5", "1.", ".5K", "12x", "1 2", "99999999999T", "18446744073709551616", "0x10"]
+        {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
         assert_eq!(parse_block_size("4K"), Ok(4096));
@@ -200,7 +206,18 @@ mod tests {
         assert_eq!(range("7"), Ok((7, 1)));
         assert_eq!(range("0x10-0x1f"), Ok((16, 16)));
         assert_eq!(range("100+8"), Ok((100, 8)));
-        for bad in ["", "-", "9-8", "1+0", "abc", "+5", "5-", "18446744073709551615", "0-18446744073709551615", "1--2"] {
+        for bad in [
+            "",
+            "-",
+            "9-8",
+            "1+0",
+            "abc",
+            "+5",
+            "5-",
+            "18446744073709551615",
+            "0-18446744073709551615",
+            "1--2",
+        ] {
             assert!(range(bad).is_err(), "{bad}");
         }
         assert_eq!(range("abc"), Err("invalid sector 'abc'".into()));

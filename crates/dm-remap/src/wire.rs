@@ -94,11 +94,8 @@ pub(crate) struct WireEntry {
     time: u64,
 }
 
-const STATES: [(EntryState, &str); 3] = [
-    (EntryState::Pending, "pending"),
-    (EntryState::Remapped, "remapped"),
-    (EntryState::Retired, "retired"),
-];
+const STATES: [(EntryState, &str); 3] =
+    [(EntryState::Pending, "pending"), (EntryState::Remapped, "remapped"), (EntryState::Retired, "retired")];
 
 impl From<&Entry> for WireEntry {
     fn from(entry: &Entry) -> Self {
@@ -154,7 +151,8 @@ pub(crate) fn decode<T: for<'a> Deserialize<'a>>(line: &[u8]) -> anyhow::Result<
     struct Version {
         version: u32,
     }
-    let Version { version } = serde_json::from_slice(line).context("the line is no JSON object with a version")?;
+    let Version { version } =
+        serde_json::from_slice(line).context("the line is no JSON object with a version")?;
     ensure!(version == VERSION, "version {version} of the control protocol is not known, only {VERSION}");
     let line: Line<T> = serde_json::from_slice(line)?;
     Ok(line.body)
@@ -176,7 +174,9 @@ mod tests {
             assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
             assert_eq!(decode::<Ask>(&line).unwrap(), ask);
         }
-        for bad in ["", "{", "[]", "{\"ask\":\"status\"}", "{\"version\":1,\"ask\":\"format\"}", "{\"version\":1}"] {
+        for bad in
+            ["", "{", "[]", "{\"ask\":\"status\"}", "{\"version\":1,\"ask\":\"format\"}", "{\"version\":1}"]
+        {
             assert!(decode::<Ask>(bad.as_bytes()).is_err(), "{bad}");
         }
         let newer = decode::<Ask>(b"{\"version\":2,\"ask\":\"new\"}").unwrap_err().to_string();

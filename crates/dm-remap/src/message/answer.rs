@@ -4,6 +4,7 @@
 //! a volume that is served read-only.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use remap_core::engine::{Command, CommandOutcome, RequestError};
 use remap_core::units::{Block, Extent, SECTOR_SIZE, Sector, Slot};
@@ -13,7 +14,7 @@ use crate::cli::DrillTarget;
 use crate::serve::{Baseline, Service};
 use crate::status_json::{StatusReport, fault_word};
 use crate::status_line::{health_code, health_percent};
-use crate::units::{Sectors, format_sectors, parse_sector};
+use crate::units::{Sectors, format_count, format_sectors, parse_sector};
 
 /// Commands that the unknown-command reply names.
 const KNOWN: &str = "ping, remap, verify, clear, health, stats, save, restore, suspend, resume, drill, help, \
@@ -90,7 +91,10 @@ fn carry_out(service: &Service, command: &str, args: &[&str]) -> Outcome {
                 r.metadata.copy_failures
             )
         }),
-        ("suspend", []) => run(service, Command::Suspend).map(|_| "remapping suspended".into()),
+        ("suspend", []) => {
+            service.suspended_by_command.store(true, Ordering::Relaxed);
+            run(service, Command::Suspend).map(|_| "remapping suspended".into())
+        }
         ("resume", []) => run(service, Command::Resume).map(|_| "remapping resumed".into()),
         ("drill", [device, switch]) => drill(service, device, switch),
         (known, _) if KNOWN.split(", ").any(|word| word == known) => {
@@ -165,14 +169,18 @@ fn remap(service: &Service, text: &str) -> Outcome {
     if extent.sectors() > 1 {
         let outcome = run(service, Command::Remap(extent, Cause::Manual))?;
         let text = format!(
-            "remapped {} blocks of {}: {} were remapped already, {} could not be; {} lost",
-            outcome.done,
+            "remapped {} of {}: {} remapped already, {} could not be; {} lost",
+            format_count(outcome.done, "block"),
             outcome.blocks,
             outcome.already,
             outcome.failed,
             format_sectors(outcome.lost_sectors)
         );
-        return if outcome.failed == 0 { Ok(text) } else { Err(format!("error: {text} ({})", why(outcome.error))) };
+        return if outcome.failed == 0 {
+            Ok(text)
+        } else {
+            Err(format!("error: {text} ({})", why(outcome.error)))
+        };
     }
     let place = remap_one(service, extent.start())?;
     Ok(format!("remapped sector {} -> spare sector {}", extent.start().0, spare_words(service, place)))
@@ -225,8 +233,8 @@ fn verify(service: &Service, text: Option<&str>) -> Outcome {
     let extent = text.map_or_else(|| whole_volume(service), |text| extent_of(service, text))?;
     let outcome = run(service, Command::Verify { extent, all: text.is_some() })?;
     let text = format!(
-        "verified {} blocks: {} as the table says, {} could not be read in full; {} lost",
-        outcome.blocks,
+        "verified {}: {} as the table says, {} could not be read in full; {} lost",
+        format_count(outcome.blocks, "block"),
         outcome.done + outcome.already,
         outcome.failed,
         format_sectors(outcome.lost_sectors)
@@ -239,10 +247,10 @@ fn clear(service: &Service, text: Option<&str>) -> Outcome {
     let outcome = run(service, Command::Clear(extent))?;
     match (outcome.failed, text) {
         (0, None) => Ok("cleared all remap entries".into()),
-        (0, Some(_)) => Ok(format!("cleared {} blocks", outcome.done)),
+        (0, Some(_)) => Ok(format!("cleared {}", format_count(outcome.done, "block"))),
         (failed, _) => Err(format!(
-            "error: cleared {} blocks; {failed} stay as they are, because the main device does not take them ({})",
-            outcome.done,
+            "error: cleared {}; {failed} could not go back to the main device and stay as they are ({})",
+            format_count(outcome.done, "block"),
             why(outcome.error)
         )),
     }
@@ -316,7 +324,8 @@ fn restore(service: &Service) -> Outcome {
         }
     }
     let entries = report(service)?.table.entries;
-    let repaired = if damaged > 0 { format!(" ({damaged} of 5 copies were repaired)") } else { String::new() };
+    let repaired =
+        if damaged > 0 { format!(" ({damaged} of 5 copies were repaired)") } else { String::new() };
     Ok(format!("restored {entries} remap entries{repaired}"))
 }
 
