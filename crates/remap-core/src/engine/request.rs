@@ -356,7 +356,8 @@ impl Engine {
             slow.unknown = fault == Fault::Unknown;
         }
         let within_block = piece.end() <= self.block_extent(block).end();
-        if within_block {
+        // A job that waits for this piece owns the block already: the request asks again when that has ended.
+        if within_block && !self.is_locked(block) {
             self.start_write_job(index, block);
         } else if let Some(slow) = self.slow(index) {
             slow.limit = per_block - piece.start().0 % per_block;
