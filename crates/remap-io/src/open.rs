@@ -5,6 +5,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{self, AtFlags, FileType, FlockOperation, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -153,7 +155,24 @@ pub(crate) struct Opened {
     pub(crate) limits: Limits,
 }
 
+/// How long a device may stay in use before that is believed. A ring lives on for a moment after its process has ended,
+/// and its files with it: who starts anew right after a crash must not be told that the dead process still runs.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Opens it; waits up to [`PATIENCE`] for one that is in use.
 pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Opened, OpenError> {
+    let begin = Instant::now();
+    loop {
+        match open_once(path, options) {
+            Err(OpenError::InUse { .. }) if begin.elapsed() < PATIENCE => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn open_once(path: &Path, options: &OpenOptions) -> Result<Opened, OpenError> {
     let system = |action, errno: Errno| OpenError::System { path: path.into(), action, source: errno.into() };
     // Looked at before it is opened: opening a FIFO would wait, opening some character devices does things.
     let stat = fs::stat(path).map_err(|errno| refusal(path, None, errno))?;
