@@ -202,7 +202,8 @@ fn socket_activation_by_nbdinfo() {
         return;
     }
     let lab = healthy();
-    let tool = Tool::of("nbdinfo").arg("--size").arg("[").arg(env!("CARGO_BIN_EXE_dm-remap")).arg("serve");
+    let tool =
+        Tool::of("nbdinfo").args(["--size", "--", "["]).arg(env!("CARGO_BIN_EXE_dm-remap")).arg("serve");
     let tool = tool.arg(lab.main()).arg("--spare").arg(lab.spare()).arg("--control").arg(lab.path("control"));
     assert_eq!(tool.arg("]").ok().trim(), SIZE.to_string());
 }

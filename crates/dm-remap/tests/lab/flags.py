@@ -48,7 +48,11 @@ h.cache(65536, 0)
 if h.can_trim():
     h.trim(65536, 131072)
     h.trim(65536, 131072, nbd.CMD_FLAG_FUA)
-assert h.pread(4096, 65536, nbd.CMD_FLAG_DF) == b"B" * 4096
+
+# "Don't fragment" is for structured reads.
+pieces = []
+h.pread_structured(69632, 0, lambda data, offset, status, error: pieces.append((offset, len(data))) or 0, nbd.CMD_FLAG_DF)
+assert pieces == [(0, 69632)], pieces
 
 # Many at once, on one connection.
 buffers = [nbd.Buffer.from_bytearray(bytearray([n]) * 4096) for n in range(64)]

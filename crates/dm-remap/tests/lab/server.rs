@@ -3,7 +3,7 @@
 //! Invariant: a server that started is ready, and none outlives its handle.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,7 +16,11 @@ use super::{Lab, NAME, Tool};
 pub(crate) struct Server {
     child: Child,
     socket: PathBuf,
+    log: PathBuf,
 }
+
+/// Lines of the log that a failed test shows.
+const LOG_LINES: usize = 25;
 
 impl Server {
     pub(crate) fn start(lab: &Lab, more: &[&str]) -> Self {
@@ -24,6 +28,9 @@ impl Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dm-remap"));
         command.arg("serve").arg(lab.main()).arg("--spare").arg(lab.spare()).current_dir(lab.folder());
         command.arg("--unix").arg(&socket).arg("--control").arg(lab.path("control")).args(more);
+        let log = lab.path("serve.log");
+        let errors = OpenOptions::new().append(true).create(true).open(&log).expect("a log");
+        command.stderr(errors);
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -34,11 +41,14 @@ impl Server {
         while !line.starts_with("serving") {
             line.clear();
             let read = said.read_line(&mut line).expect("the server's standard output");
-            assert_ne!(read, 0, "the server ended before it was ready: {:?}", child.wait());
+            if read == 0 {
+                let end = child.wait();
+                panic!("the server ended before it was ready: {end:?}\n{}", last_lines(&log));
+            }
         }
         // Nothing more is expected from it, but a closed pipe would be a reason to die.
         std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
-        Self { child, socket }
+        Self { child, socket, log }
     }
 
     /// What clients connect to.
@@ -69,7 +79,16 @@ impl Drop for Server {
         // It is dead already when a test ended it.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            println!("the server's last words:\n{}", last_lines(&self.log));
+        }
     }
+}
+
+fn last_lines(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }
 
 fn pid(child: &Child) -> Pid {
