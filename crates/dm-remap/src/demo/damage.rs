@@ -2,7 +2,7 @@
 //!
 //! The model follows what is known of latent sector errors: they come in clusters (a scratch, a weak spot), a cluster is a
 //! few runs of sectors close to each other, and most runs are short. Positions of clusters are random; to show something,
-//! half of them lie under files, one under the ledger.
+//! half of them begin under files (one under the ledger), and one in free space.
 //!
 //! Invariant: the model spares the file system's own blocks, so that it can be checked; a map is taken as it is.
 
@@ -68,6 +68,7 @@ pub(crate) fn draw(owners: &Owners, files: &[Vec<FileExtent>], sectors: u64, see
                 let file = usize::try_from(random.below(files.len() as u64)).unwrap_or(0);
                 files.get(file).and_then(|f| within(&mut random, f))
             }
+            1 => unused(&mut random, owners, sectors),
             _ => None,
         };
         let centre = centre.unwrap_or_else(|| random.below(sectors));
@@ -87,6 +88,13 @@ fn within(random: &mut Random, file: &[FileExtent]) -> Option<u64> {
     let extent = file.get(usize::try_from(random.below(file.len() as u64)).ok()?)?;
     let block = random.between(extent.blocks.start, extent.blocks.end - 1);
     Some(block * (FS_BLOCK / SECTOR_SIZE) + random.below(FS_BLOCK / SECTOR_SIZE))
+}
+
+/// A sector that no file uses, if one is found soon.
+fn unused(random: &mut Random, owners: &Owners, sectors: u64) -> Option<u64> {
+    const TRIES: usize = 64;
+    let mut tries = std::iter::repeat_with(|| random.below(sectors)).take(TRIES);
+    tries.find(|sector| owners.at(sector / (FS_BLOCK / SECTOR_SIZE)).0 == Owner::Free)
 }
 
 /// One cluster: a few runs from `centre` on.

@@ -8,17 +8,25 @@ use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use remap_nbd::uri::{Endpoint, Uri};
 use remap_nbd::{Client, ClientOptions};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::exit::Exit;
+
+/// Time for the kernel to let go of a killed server's files, and how often it is asked.
+const RELEASE_LIMIT: Duration = Duration::from_secs(20);
+const RELEASE_POLL: Duration = Duration::from_millis(20);
 /// Time for the server to say that it serves.
 const START_LIMIT: Duration = Duration::from_secs(120);
 /// Name of the metadata context with the state of each sector.
 pub(crate) const STATE_CONTEXT: &str = "dm-remap:state";
+
+/// This very program, even if its file was replaced meanwhile.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// A serving child process.
 #[derive(Debug)]
@@ -30,6 +38,13 @@ pub(crate) struct Server {
     shown: u64,
 }
 
+/// What came of starting a server.
+enum Started {
+    Serving(Server),
+    /// Its files are in use; its words.
+    Busy(String),
+}
+
 /// Runs this program in `dir` and waits for its end.
 ///
 /// # Errors
@@ -38,8 +53,7 @@ pub(crate) fn run_self<A: AsRef<OsStr>>(
     dir: &Path,
     args: impl IntoIterator<Item = A>,
 ) -> anyhow::Result<String> {
-    let program = std::env::current_exe().context("this program cannot find itself")?;
-    let output = Command::new(program)
+    let output = Command::new(OWN_PROGRAM)
         .args(args)
         .current_dir(dir)
         .stdin(Stdio::null())
@@ -58,11 +72,22 @@ impl Server {
     /// # Errors
     /// The server's own words, if it does not come up.
     pub(crate) fn start(dir: &Path, drill: &str) -> anyhow::Result<Self> {
-        let program = std::env::current_exe().context("this program cannot find itself")?;
+        let begun = Instant::now();
+        loop {
+            match Self::try_start(dir, drill)? {
+                Started::Serving(server) => return Ok(server),
+                // The kernel takes a moment to let go of a killed server's files.
+                Started::Busy(_) if begun.elapsed() < RELEASE_LIMIT => std::thread::sleep(RELEASE_POLL),
+                Started::Busy(words) => bail!("the server ended before it served: {words}"),
+            }
+        }
+    }
+
+    fn try_start(dir: &Path, drill: &str) -> anyhow::Result<Started> {
         let log = File::options().create(true).append(true).open(dir.join("server.log"));
         let log = log.context("the server's log cannot be written")?;
         let shown = log.metadata().map(|m| m.len()).unwrap_or(0);
-        let mut child = Command::new(program)
+        let mut child = Command::new(OWN_PROGRAM)
             .args(["serve", "disk.img", "--spare", "spare.img", "--unix", "demo.nbd", "--control", "demo.control"])
             .args(["--drill", &format!("main:{drill}")])
             .current_dir(dir)
@@ -82,11 +107,15 @@ impl Server {
         });
         loop {
             match said.recv_timeout(START_LIMIT) {
-                Ok(line) if line.starts_with("serving") => return Ok(server),
+                Ok(line) if line.starts_with("serving") => return Ok(Started::Serving(server)),
                 Ok(_) => {}
                 Err(mpsc::RecvTimeoutError::Timeout) => bail!("the server did not start within {START_LIMIT:?}"),
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    let status = server.child.wait().context("waiting for the server's end")?;
                     let words = server.log_since_start().join("; ");
+                    if status.code() == Some(Exit::Busy as i32) {
+                        return Ok(Started::Busy(words));
+                    }
                     bail!("the server ended before it served: {words}");
                 }
             }

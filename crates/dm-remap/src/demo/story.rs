@@ -2,6 +2,7 @@
 //!
 //! Invariant: a step prints what it did and checks what was promised; [`Story::promise`] remembers what did not hold.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
@@ -205,7 +206,7 @@ impl<'d> Story<'d> {
     }
 
     fn show_log(server: &mut Server) {
-        let lines = server.log_since_start();
+        let lines = latest(&server.log_since_start());
         if !lines.is_empty() {
             say("the server's log:");
             list(&lines, SHOWN_LOG);
@@ -505,6 +506,25 @@ impl<'d> Story<'d> {
         say("$ dm-remap status");
         say("and to leave again: dm-remap release --help, dm-remap map export --help");
     }
+}
+
+/// The last line about each block, and all lines about other things.
+fn latest(lines: &[String]) -> Vec<String> {
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    let mut out: Vec<String> = Vec::new();
+    for line in lines {
+        let block = line.split_once(" block ").and_then(|(_, rest)| rest.split_once(' ')).map(|(block, _)| block);
+        let known = block.and_then(|block| places.get(block)).and_then(|&at| out.get_mut(at));
+        if let Some(known) = known {
+            known.clone_from(line);
+            continue;
+        }
+        if let Some(block) = block {
+            places.insert(block, out.len());
+        }
+        out.push(line.clone());
+    }
+    out
 }
 
 /// Neighbours merged.
