@@ -140,11 +140,11 @@ impl Oracle {
         }
     }
 
-    /// A read that began at `begun` gave this content (or failed on the medium: [`Content::Lost`]).
+    /// A read that began at `begun` gave this content (or failed on the medium: [`Content::Lost`]) and ended at `tick`.
     ///
     /// # Errors
     /// No version that may be seen has it.
-    pub fn check(&mut self, sector: u64, seen: Content, begun: u64) -> Result<(), Violation> {
+    pub fn check(&mut self, sector: u64, seen: Content, begun: u64, tick: u64) -> Result<(), Violation> {
         let life = self.life;
         let versions = &mut self.sectors[sector as usize];
         if !versions.iter().any(|v| v.hidden >= begun && v.content == seen) {
@@ -160,7 +160,11 @@ impl Oracle {
             // show up once that is read again.
             let losses = versions.iter().filter(|v| v.content == Content::Lost && v.hidden >= begun);
             let first = losses.map(|v| v.begun).min().unwrap_or(0);
-            versions.retain(|v| v.begun >= first);
+            for version in versions.iter_mut().filter(|v| v.begun < first) {
+                // Reads that began before this one ended may still show it.
+                version.hidden = version.hidden.min(tick);
+                version.crash = false;
+            }
         } else if settled {
             // Nothing was written in this life: what was seen once stays.
             versions.retain(|v| v.content == seen);
@@ -181,34 +185,34 @@ mod tests {
     fn an_acknowledged_write_hides_and_a_durable_one_forbids() {
         let mut oracle = Oracle::adopt(1);
         oracle.begin(0, stamp(1), 1, 10);
-        assert!(oracle.clone().check(0, stamp(0), 11).is_ok());
-        assert!(oracle.clone().check(0, stamp(1), 11).is_ok());
+        assert!(oracle.clone().check(0, stamp(0), 11, 11).is_ok());
+        assert!(oracle.clone().check(0, stamp(1), 11, 11).is_ok());
         oracle.end(0, 1, true, false, 12, 12);
-        assert!(oracle.clone().check(0, stamp(0), 13).is_err());
-        assert!(oracle.clone().check(0, stamp(0), 11).is_ok(), "a read that began before may show the old one");
+        assert!(oracle.clone().check(0, stamp(0), 13, 13).is_err());
+        assert!(oracle.clone().check(0, stamp(0), 11, 11).is_ok(), "a read that began before may show the old one");
         let mut crashed = oracle.clone();
         crashed.crash(14);
-        assert!(crashed.clone().check(0, stamp(0), 15).is_ok());
-        assert!(crashed.check(0, stamp(1), 15).is_ok());
-        assert!(crashed.check(0, stamp(0), 16).is_err(), "what was seen after the crash stays");
+        assert!(crashed.clone().check(0, stamp(0), 15, 15).is_ok());
+        assert!(crashed.check(0, stamp(1), 15, 15).is_ok());
+        assert!(crashed.check(0, stamp(0), 16, 16).is_err(), "what was seen after the crash stays");
         oracle.flushed(13, 13);
         oracle.crash(14);
-        assert!(oracle.clone().check(0, stamp(0), 15).is_err());
-        assert!(oracle.check(0, stamp(1), 15).is_ok());
+        assert!(oracle.clone().check(0, stamp(0), 15, 15).is_err());
+        assert!(oracle.check(0, stamp(1), 15, 15).is_ok());
     }
 
     #[test]
     fn loss_must_have_a_cause_and_stays_until_it_is_overwritten() {
         let mut oracle = Oracle::adopt(1);
-        assert!(oracle.check(0, Content::Lost, 5).is_err());
+        assert!(oracle.check(0, Content::Lost, 5, 5).is_err());
         oracle.lose(0, 6);
-        assert!(oracle.clone().check(0, stamp(0), 7).is_ok());
-        assert!(oracle.check(0, Content::Lost, 7).is_ok());
-        assert!(oracle.check(0, stamp(0), 8).is_err(), "the old contents do not come back");
+        assert!(oracle.clone().check(0, stamp(0), 7, 7).is_ok());
+        assert!(oracle.check(0, Content::Lost, 7, 7).is_ok());
+        assert!(oracle.check(0, stamp(0), 8, 8).is_err(), "the old contents do not come back");
         oracle.begin(0, Content::Zero, 1, 9);
         oracle.end(0, 1, true, true, 10, 10);
-        assert!(oracle.check(0, Content::Lost, 11).is_err());
-        assert!(oracle.check(0, Content::Zero, 11).is_ok());
+        assert!(oracle.check(0, Content::Lost, 11, 11).is_err());
+        assert!(oracle.check(0, Content::Zero, 11, 11).is_ok());
     }
 
     #[test]
@@ -216,8 +220,8 @@ mod tests {
         let mut oracle = Oracle::adopt(1);
         oracle.begin(0, stamp(1), 1, 1);
         oracle.end(0, 1, false, false, 2, 2);
-        assert!(oracle.check(0, stamp(0), 3).is_ok());
-        assert!(oracle.check(0, stamp(1), 3).is_ok());
-        assert!(oracle.check(0, stamp(2), 3).is_err());
+        assert!(oracle.check(0, stamp(0), 3, 3).is_ok());
+        assert!(oracle.check(0, stamp(1), 3, 3).is_ok());
+        assert!(oracle.check(0, stamp(2), 3, 3).is_err());
     }
 }

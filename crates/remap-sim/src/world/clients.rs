@@ -355,7 +355,7 @@ impl World {
                 stamp::read(&client.buf[index * SECTOR..(index + 1) * SECTOR])
             };
             self.tally.sectors_checked += 1;
-            self.oracle.check(sector, seen, begun)?;
+            self.oracle.check(sector, seen, begun, self.tick)?;
         }
         Ok(())
     }

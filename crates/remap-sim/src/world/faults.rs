@@ -1,7 +1,7 @@
 //! Trouble, within the budget that the engine promises to survive.
 //!
 //! Invariant (the budget): at most three copies of the metadata have bad sectors, and every spare keeps one copy without; rot
-//! between lives spares one copy that was in step, and one copy on every spare.
+//! between lives spares on every spare one copy that is in step with the newest generation there is.
 
 use remap_core::engine::MIN_COPIES;
 use remap_core::op::Fault;
@@ -183,11 +183,8 @@ impl World {
         }
     }
 
-    /// Rot between two lives. `in_step`: the copies that the last life counted on.
-    pub(super) fn rot(&mut self, in_step: [bool; COPIES as usize]) {
-        if !self.scenario.faults.rot || !self.rng.chance(1, 2) {
-            return;
-        }
+    /// Rot between two lives. `in_step`: the copies that would be believed if nothing rotted.
+    pub(super) fn rot(&mut self, in_step: &[bool]) {
         let places = self.places();
         let sound = |w: &Self, (p, d): &(CopyPlace, usize)| {
             in_step.get(usize::from(p.copy)).copied().unwrap_or(false) && !w.has_bad(p, *d)

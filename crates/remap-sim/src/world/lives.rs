@@ -139,11 +139,12 @@ impl World {
             self.disks[disk].crash(loss, &mut self.rng);
         }
         self.path_until = None;
-        if let Some(life) = &self.life
-            && self.adopted
-        {
-            let in_step = life.engine.copies_in_step();
-            self.rot(in_step);
+        if self.adopted && self.scenario.faults.rot && self.rng.chance(1, 2) {
+            let order: Vec<usize> = self.life.as_ref().map(|l| l.spare_disks.clone()).unwrap_or_default();
+            if let Ok(found) = self.recover_from(&order, Vec::new()) {
+                let in_step: Vec<bool> = found.copies.iter().map(|c| c.flaw.is_none()).collect();
+                self.rot(&in_step);
+            }
         }
         self.life = None;
         self.clients.clear();
