@@ -115,6 +115,12 @@ impl Job {
         self.step == Step::Fence && self.out == 0
     }
 
+    /// Entries that its edits may add: to the table, and for slots that went bad.
+    fn entries_to_come(&self) -> u64 {
+        let leaves_slot = self.cause == Cause::SlotError && self.old_slot().is_some();
+        self.growth + self.failed_slots.len() as u64 + u64::from(leaves_slot)
+    }
+
     pub(super) fn covered(&self) -> u128 {
         match self.kind {
             JobKind::Write { covered, .. } => covered,
@@ -189,12 +195,9 @@ impl Engine {
     /// Has a checkpoint room for what this job's edits may add, all other jobs' included?
     pub(super) fn has_room_for(&self, index: usize) -> bool {
         let jobs = || self.jobs.iter().flatten();
-        let coming: u64 = jobs().map(|j| j.growth + j.failed_slots.len() as u64).sum();
-        let grows = self
-            .jobs
-            .get(index)
-            .and_then(Option::as_ref)
-            .is_none_or(|j| j.growth > 0 || !j.failed_slots.is_empty());
+        let coming: u64 = jobs().map(Job::entries_to_come).sum();
+        let grows =
+            self.jobs.get(index).and_then(Option::as_ref).is_none_or(|j| j.entries_to_come() > 0);
         !grows || self.metadata_entries() + coming <= self.commit.shape.capacity()
     }
 

@@ -325,7 +325,8 @@ impl World {
                 self.trouble = self.tick;
             }
             Notice::Checkpointed { .. } => tally.checkpoints += 1,
-            Notice::BreakerReset | Notice::Thawed | Notice::Exhausted => {}
+            Notice::Exhausted => self.full_at = self.tick,
+            Notice::BreakerReset | Notice::Thawed => {}
         }
         Ok(())
     }
