@@ -196,8 +196,7 @@ impl Engine {
     pub(super) fn has_room_for(&self, index: usize) -> bool {
         let jobs = || self.jobs.iter().flatten();
         let coming: u64 = jobs().map(Job::entries_to_come).sum();
-        let grows =
-            self.jobs.get(index).and_then(Option::as_ref).is_none_or(|j| j.entries_to_come() > 0);
+        let grows = self.jobs.get(index).and_then(Option::as_ref).is_none_or(|j| j.entries_to_come() > 0);
         !grows || self.metadata_entries() + coming <= self.commit.shape.capacity()
     }
 
@@ -216,7 +215,7 @@ impl Engine {
                 // The next read raises it again; nothing is decided while the path is in doubt.
                 continue;
             }
-            if self.is_locked(s.block) {
+            if self.is_locked(s.block) || self.is_being_read(s.block) {
                 self.suspicions.push_back(s);
                 continue;
             }

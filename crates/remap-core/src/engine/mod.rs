@@ -40,7 +40,7 @@ pub const MAX_JOBS: usize = MAX_MOVING;
 pub const MAX_BOUNCES: usize = 2 * MAX_JOBS + 1;
 const PROBE_BOUNCE: u16 = 2 * MAX_JOBS as u16;
 /// Blocks waiting to be examined; beyond, a suspicion is dropped (the next read raises it again).
-pub const MAX_SUSPICIONS: usize = 4096;
+pub const MAX_SUSPICIONS: usize = 1 << 16;
 /// Copies that must be in step for a commit to be acknowledged.
 pub const MIN_COPIES: u32 = 2;
 /// Pause before a commit that failed is tried again.

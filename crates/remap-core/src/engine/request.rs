@@ -16,6 +16,9 @@ use remap_format::Cause;
 /// Requests that the slow lane takes at a time; the driver keeps the others.
 pub const MAX_REQUESTS: usize = 1024;
 
+/// Suspicions that are looked through for the same block.
+const RECENT_SUSPICIONS: usize = 64;
+
 /// Why a request was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
@@ -366,7 +369,9 @@ impl Engine {
 
     /// Notes sectors that could not be read; a job examines them.
     pub(super) fn suspect(&mut self, suspicion: Suspicion) {
-        if let Some(known) = self.suspicions.iter_mut().find(|s| s.block == suspicion.block) {
+        // Reads go through a block in order, so what is known of it is at the back. Noting a block twice does no harm.
+        let recent = self.suspicions.iter_mut().rev().take(RECENT_SUSPICIONS);
+        if let Some(known) = recent.into_iter().find(|s| s.block == suspicion.block) {
             known.sectors |= suspicion.sectors;
             known.on_slot |= suspicion.on_slot;
         } else if self.suspicions.len() < MAX_SUSPICIONS {
@@ -374,6 +379,15 @@ impl Engine {
         } else {
             self.counters.dropped_suspicions += 1;
         }
+    }
+
+    /// Is a request reading its way through this block? What it finds is better learned at once.
+    pub(super) fn is_being_read(&self, block: Block) -> bool {
+        let extent = self.block_extent(block);
+        self.requests
+            .iter()
+            .flatten()
+            .any(|r| r.request.kind == RequestKind::Read && extent.contains(r.cursor))
     }
 
     /// The job that wrote a part of this request has ended.
