@@ -87,7 +87,7 @@ impl Engine {
         if self.commit.out > 0 {
             return;
         }
-        if self.commit.good().count_ones() < MIN_COPIES {
+        if self.commit.good().count_ones() < MIN_COPIES || (self.commit.making && self.commit.failed != 0) {
             return self.freeze();
         }
         let Some(checkpoint) = self.commit.checkpoint() else { return };
@@ -197,7 +197,7 @@ impl Engine {
             let offset = self.commit.shape.superblock_at(page);
             self.write_copy(copy, offset, bytes, CommitPart::Copy(copy));
         }
-        let labelled = self.volume.spares.len();
+        let labelled = if self.commit.making { self.volume.spares.len() } else { 0 };
         for spare in (0u8..).take(labelled).skip(usize::from(remap_format::COPIES)) {
             let mut superblock = self.superblock(CopyRole::Label, spare);
             superblock.generation = generation;

@@ -71,6 +71,9 @@ pub(super) struct Commit {
     pub(super) areas: [u8; COPIES as usize],
     /// Copies whose superblock pages say that they are not to be believed.
     pub(super) fenced: CopySet,
+    /// The volume is being made: every copy must be written, and spares that hold none get their labels (never again: both
+    /// pages of a label could be torn, and nothing in them changes).
+    pub(super) making: bool,
     pub(super) checkpoint_wanted: bool,
     pub(super) set_flags: u32,
     frozen_until: Option<u64>,
@@ -111,6 +114,7 @@ impl Commit {
             position: recovered.journal_position,
             areas,
             fenced,
+            making: recovered.copies.iter().all(|c| c.generation.is_none()),
             checkpoint_wanted: recovered.needs_repair,
             set_flags: 0,
             frozen_until: None,
@@ -310,7 +314,11 @@ impl Engine {
                 CommitPart::Fence(copy) => {
                     self.notice(Notice::CopyFailed { copy, fault, fenced: false });
                 }
-                CommitPart::Label => {}
+                // A volume whose spares cannot all be recognised is not made.
+                CommitPart::Label => {
+                    self.commit.failed = ALL_COPIES;
+                    self.commit.fault.get_or_insert(fault);
+                }
                 CommitPart::Flush(spare) => {
                     for copy in copies_of(self.commit.trying) {
                         if self.commit.place(copy).spare == spare {
@@ -454,6 +462,7 @@ impl Engine {
         self.commit.in_step = self.commit.good();
         self.commit.generation = generation;
         self.commit.checkpoint_generation = generation;
+        self.commit.making = false;
         self.commit.position = 0;
         self.commit.phase = Phase::Idle;
         self.counters.checkpoints += 1;
