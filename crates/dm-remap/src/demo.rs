@@ -15,6 +15,11 @@ mod story;
 mod tools;
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context as _, ensure};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::cli::DemoArgs;
 use crate::exit::{Exit, refusal};
@@ -26,6 +31,16 @@ use tools::Tools;
 const SIZE_MIN: u64 = 16 << 20;
 /// Largest image that is made without a map.
 const SIZE_MAX: u64 = 4 << 30;
+
+/// Somebody wants the demo to end: it does so by way of an error, so that it leaves no process and no file behind.
+static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// Fails once the demo is to end.
+fn go_on() -> anyhow::Result<()> {
+    let interrupted = INTERRUPTED.get().is_some_and(|flag| flag.load(Ordering::Relaxed));
+    ensure!(!interrupted, "the demo was interrupted; nothing of it is left running");
+    Ok(())
+}
 
 /// Runs the demo.
 ///
@@ -43,6 +58,10 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         return Err(refusal(Exit::Usage, "--size: give 16M to 4G; for a larger disk give a --map of it"));
     }
     let plan = Plan::of(args)?;
+    let interrupted = INTERRUPTED.get_or_init(Arc::default);
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(interrupted)).context("signals")?;
+    }
     let work = WorkDir::make(args.dir.as_deref(), args.keep)?;
     let good = Story::begin(&plan, &tools, &work)?.tell()?;
     if args.keep {

@@ -203,7 +203,8 @@ fn run_restore(args: &MetadataRestoreArgs) -> anyhow::Result<ExitCode> {
     let file = args.dump.display();
     let text = fs::read_to_string(&args.dump).with_context(|| format!("{file}: cannot be read"))?;
     let dump = Dump::parse(&text).with_context(|| format!("{file}: not a dump that can be restored"))?;
-    let (superblock, entries) = dump.volume().with_context(|| format!("{file}: not a dump that can be restored"))?;
+    let (superblock, entries) =
+        dump.volume().with_context(|| format!("{file}: not a dump that can be restored"))?;
     let mut opener = Opener::auto();
     let main = args.main.as_ref().map(|main| opener.whole(main, Access::Read)).transpose()?;
     let spares = opener.spares(&args.spares, Access::Write)?;

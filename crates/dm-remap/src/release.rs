@@ -47,8 +47,11 @@ fn open_volume(args: &ReleaseArgs, access: Access) -> anyhow::Result<Volume> {
     let spares = opener.spares(&args.spares, access)?;
     // Refusals that name the spares' paths come from here.
     examine(&spares, access == Access::Read)?;
-    let options =
-        OpenOptions { read_only: access == Access::Read, force_identity: args.force, ..OpenOptions::default() };
+    let options = OpenOptions {
+        read_only: access == Access::Read,
+        force_identity: args.force,
+        ..OpenOptions::default()
+    };
     let (volume, report) = Volume::open(main, spares, options)?;
     for warning in &report.warnings {
         eprintln!("dm-remap: warning: {warning}");
@@ -82,10 +85,8 @@ fn dry_run(args: &ReleaseArgs) -> anyhow::Result<ExitCode> {
 fn to_main(args: &ReleaseArgs) -> anyhow::Result<ExitCode> {
     let volume = open_volume(args, Access::Write)?;
     let blocks = back::remapped_blocks(&volume.entries()?);
-    let question = format!(
-        "Write {blocks} blocks back to {} and mark the spares as released?",
-        args.main.display()
-    );
+    let question =
+        format!("Write {blocks} blocks back to {} and mark the spares as released?", args.main.display());
     confirm(args.yes, &question)?;
     let bar = bar(blocks, "{bar:40} {pos}/{len} blocks {eta}");
     let back = back::copy_back(&volume, &|done| bar.set_position(done))?;
@@ -167,8 +168,7 @@ fn open_dest(args: &ReleaseArgs, to: &Path, size: u64) -> anyhow::Result<Device>
         return Err(refusal(Exit::Usage, text));
     }
     // Through the page cache: the volume may end in the middle of the destination's blocks.
-    let options =
-        remap_io::OpenOptions { write: true, exclusive: true, direct: Direct::Never, slice: None };
+    let options = remap_io::OpenOptions { write: true, exclusive: true, direct: Direct::Never, slice: None };
     let dest = Device::open(to, &options)?;
     if dest.size() < size {
         let text = format!(
@@ -188,14 +188,20 @@ fn confirm(yes: bool, question: &str) -> anyhow::Result<()> {
     }
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        let text = format!("{question} Nobody is here to answer: use --yes (or --dry-run to see what would be done)");
+        let text = format!(
+            "{question} Nobody is here to answer: use --yes (or --dry-run to see what would be done)"
+        );
         return Err(refusal(Exit::Usage, text));
     }
     eprint!("{question} Type yes to go on: ");
     std::io::stderr().flush().context("the question")?;
     let mut answer = String::new();
     stdin.lock().read_line(&mut answer).context("the answer")?;
-    if answer.trim() == "yes" { Ok(()) } else { Err(refusal(Exit::Failure, "not confirmed; nothing was done")) }
+    if answer.trim() == "yes" {
+        Ok(())
+    } else {
+        Err(refusal(Exit::Failure, "not confirmed; nothing was done"))
+    }
 }
 
 fn bar(len: u64, template: &str) -> ProgressBar {

@@ -145,7 +145,8 @@ mod tests {
 
     #[test]
     fn a_map_is_cut_at_the_end_of_the_device_and_its_list_reads_back() {
-        let text = "0x0 +\n0x0 0x2000 +\n0x2000 0x400 -\n0x2400 0x200 *\n0x2600 0x800000 +\n0x802600 0x1000 -\n";
+        let text =
+            "0x0 +\n0x0 0x2000 +\n0x2000 0x400 -\n0x2400 0x200 *\n0x2600 0x800000 +\n0x802600 0x1000 -\n";
         let map = BadMap::parse(text, Format::Ddrescue, None).unwrap();
         let damage = Damage::of_map(&map, &[Status::Bad], 0x80_2800 / 512);
         assert_eq!((damage.sectors(), damage.clusters), (3, 2));

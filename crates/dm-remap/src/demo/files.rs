@@ -139,8 +139,8 @@ pub(crate) fn noise(random: &mut Random, len: u64) -> Vec<u8> {
 /// Text of the given length.
 fn prose(random: &mut Random, len: u64) -> Vec<u8> {
     const WORDS: [&str; 16] = [
-        "the", "disk", "was", "old", "and", "its", "sectors", "grew", "weak", "but", "nobody", "had", "a", "copy",
-        "of", "it",
+        "the", "disk", "was", "old", "and", "its", "sectors", "grew", "weak", "but", "nobody", "had", "a",
+        "copy", "of", "it",
     ];
     let len = usize::try_from(len).unwrap_or(0);
     let mut text = String::with_capacity(len + 16);

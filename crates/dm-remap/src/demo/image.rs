@@ -200,10 +200,9 @@ fn places(free: &[Blocks], damage: &Damage, most: usize, seed: u64) -> Vec<Block
     if places.is_empty() {
         // All the damage is where the file system itself is: the ledger goes to the largest free run.
         let largest = free.iter().max_by_key(|run| run.end - run.start);
-        places.extend(largest.map(|run| Blocks {
-            start: run.start,
-            end: run.end.min(run.start + PLACED_BLOCKS.1),
-        }));
+        places.extend(
+            largest.map(|run| Blocks { start: run.start, end: run.end.min(run.start + PLACED_BLOCKS.1) }),
+        );
     }
     places
 }

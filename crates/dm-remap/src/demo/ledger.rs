@@ -93,7 +93,8 @@ impl Ledger {
         for (page, (&offset, acknowledged)) in self.pages.iter().zip(&self.acknowledged).enumerate() {
             let acknowledged = acknowledged.load(Ordering::Acquire);
             let bad = client.read(offset, &mut bytes)?;
-            let version = bytes.first_chunk().map(|b| u64::from_le_bytes(*b)).context("a page is not empty")?;
+            let version =
+                bytes.first_chunk().map(|b| u64::from_le_bytes(*b)).context("a page is not empty")?;
             let whole = bad.is_empty() && bytes == self.contents(page, version);
             match version {
                 // Never acknowledged: whatever was there before, or what was being written.

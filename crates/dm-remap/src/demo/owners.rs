@@ -70,7 +70,9 @@ impl Owners {
             _ if block >= self.blocks => (Owner::Outside, u64::MAX),
             Some(run) if run.blocks.start <= block => {
                 let owner = match run.owner {
-                    Owner::File(file, offset) => Owner::File(file, offset + (block - run.blocks.start) * FS_BLOCK),
+                    Owner::File(file, offset) => {
+                        Owner::File(file, offset + (block - run.blocks.start) * FS_BLOCK)
+                    }
                     other => other,
                 };
                 (owner, run.blocks.end)
@@ -162,7 +164,8 @@ mod tests {
     #[test]
     fn a_file_offset_counts_from_the_first_sector_of_the_part() {
         let owners = owners();
-        let bad = [Extent::new(Sector(21 * 8 + 3), 2).unwrap(), Extent::new(Sector(30 * 8 + 1), 100).unwrap()];
+        let bad =
+            [Extent::new(Sector(21 * 8 + 3), 2).unwrap(), Extent::new(Sector(30 * 8 + 1), 100).unwrap()];
         assert_eq!(
             owners.of_file(&bad, 0),
             [
@@ -170,9 +173,6 @@ mod tests {
                 (Extent::new(Sector(241), 7).unwrap(), 8192 + 512)
             ]
         );
-        assert_eq!(
-            owners.tally(&bad),
-            Tally { files: BTreeMap::from([(0, 9)]), free: 93, metadata: 0 }
-        );
+        assert_eq!(owners.tally(&bad), Tally { files: BTreeMap::from([(0, 9)]), free: 93, metadata: 0 });
     }
 }

@@ -53,6 +53,7 @@ pub(crate) fn read(
     for range in ranges {
         let (mut at, end) = (range.start().0 * SECTOR_SIZE, range.end().0 * SECTOR_SIZE);
         while at < end {
+            super::go_on()?;
             // Requests end where a server's blocks do.
             let len = (REQUEST - at % REQUEST).min(end - at);
             let into = bytes.get_mut(..usize::try_from(len)?).context("a request has a length")?;
@@ -100,7 +101,8 @@ impl Reading {
 /// Appends bytes as sectors, merging with the last run.
 fn push(runs: &mut Vec<Extent>, start: u64, end: u64) {
     let (start, end) = (Sector(start / SECTOR_SIZE), Sector(end / SECTOR_SIZE));
-    let merged = runs.last().filter(|last| last.end() == start).and_then(|last| Extent::between(last.start(), end));
+    let merged =
+        runs.last().filter(|last| last.end() == start).and_then(|last| Extent::between(last.start(), end));
     match (merged, runs.last_mut()) {
         (Some(merged), Some(last)) => *last = merged,
         _ => runs.extend(Extent::between(start, end)),

@@ -88,7 +88,16 @@ impl Server {
         let log = log.context("the server's log cannot be written")?;
         let shown = log.metadata().map(|m| m.len()).unwrap_or(0);
         let mut child = Command::new(OWN_PROGRAM)
-            .args(["serve", "disk.img", "--spare", "spare.img", "--unix", "demo.nbd", "--control", "demo.control"])
+            .args([
+                "serve",
+                "disk.img",
+                "--spare",
+                "spare.img",
+                "--unix",
+                "demo.nbd",
+                "--control",
+                "demo.control",
+            ])
             .args(["--drill", &format!("main:{drill}")])
             .current_dir(dir)
             .stdin(Stdio::null())
@@ -109,7 +118,9 @@ impl Server {
             match said.recv_timeout(START_LIMIT) {
                 Ok(line) if line.starts_with("serving") => return Ok(Started::Serving(server)),
                 Ok(_) => {}
-                Err(mpsc::RecvTimeoutError::Timeout) => bail!("the server did not start within {START_LIMIT:?}"),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    bail!("the server did not start within {START_LIMIT:?}")
+                }
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     let status = server.child.wait().context("waiting for the server's end")?;
                     let words = server.log_since_start().join("; ");

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use remap_core::units::{Extent, SECTOR_SIZE};
 use remap_io::badmap::{BadMap, Format, Status};
@@ -28,6 +28,8 @@ use crate::units::{format_duration, format_sectors, format_size};
 const SHOWN: usize = 8;
 /// Lines of the server's log that are shown after a step.
 const SHOWN_LOG: usize = 4;
+/// Most bytes of bad sectors: each one is read, and each one is a line in the log.
+const BAD_MAX: u64 = 1 << 30;
 /// The kernel's errno for "the medium cannot give these bytes"; persistent, for reads and writes.
 const DRILL: &str = "bad=bad-sectors.list,format=list,errno=ENODATA,on=both";
 
@@ -54,6 +56,16 @@ impl Plan {
         if size < super::SIZE_MIN {
             let why = format!("{name}: describes {} only; the demo needs 16 MiB at least", format_size(size));
             return Err(refusal(Exit::Mismatch, why));
+        }
+        let bad = map.sectors(&args.statuses.0).saturating_mul(SECTOR_SIZE);
+        if bad == 0 || bad > BAD_MAX {
+            let why = format!(
+                "{name}: has {} with these statuses; the demo reads them one by one, and needs some, but no more than {} \
+                 (see --statuses)",
+                format_size(bad),
+                format_size(BAD_MAX)
+            );
+            return Err(refusal(Exit::Usage, why));
         }
         Ok(Self { map: Some((map, args.statuses.0.clone(), name)), size, seed: args.seed })
     }
@@ -113,7 +125,6 @@ impl<'d> Story<'d> {
                 (Image::make_for(tools, dir, plan.size, &damage, plan.seed)?, damage)
             }
         };
-        ensure!(!damage.extents.is_empty(), "the map has no sectors with these statuses (see --statuses)");
         say(format!(
             "disk.img: {}, ext4 by {}; e2fsck finds it clean",
             format_size(image.sectors * SECTOR_SIZE),
@@ -138,7 +149,9 @@ impl<'d> Story<'d> {
             damage.clusters,
             damage.extents.len()
         ));
-        say("every read and every write that touches one of them fails from now on, as on a disk that has no");
+        say(
+            "every read and every write that touches one of them fails from now on, as on a disk that has no",
+        );
         say("sectors left to reallocate");
         std::fs::write(dir.join("bad-sectors.list"), damage.list()).context("the list of bad sectors")?;
         let story = Self {
@@ -161,9 +174,11 @@ impl<'d> Story<'d> {
     /// # Errors
     /// A step could not be taken at all.
     pub(crate) fn tell(mut self) -> anyhow::Result<bool> {
+        super::go_on()?;
         self.adopt()?;
         let server = self.serve_and_read()?;
         let server = self.restore(server)?;
+        super::go_on()?;
         let server = self.kill_and_restart(server)?;
         self.finish(server)
     }
@@ -226,7 +241,10 @@ impl<'d> Story<'d> {
         list(&said.lines().map(str::to_owned).collect::<Vec<_>>(), SHOWN);
         let after = self.image.sha256()?;
         let sums = format!("{}... before, {}... after", files::short(&before), files::short(&after));
-        self.promise(before == after, &format!("adopting wrote nothing to disk.img (sha256 of its contents: {sums})"));
+        self.promise(
+            before == after,
+            &format!("adopting wrote nothing to disk.img (sha256 of its contents: {sums})"),
+        );
         Ok(())
     }
 
@@ -307,9 +325,15 @@ impl<'d> Story<'d> {
         let good = again.lost.is_empty() && again.wrong.is_empty();
         self.promise(good, "they read good at once, though the disk takes no writes there");
         let moved = self.moved_blocks(&mut client)?;
-        self.promise(moved > 0 || self.healed.is_empty(), &format!("{moved} of their blocks now live on the spare"));
+        self.promise(
+            moved > 0 || self.healed.is_empty(),
+            &format!("{moved} of their blocks now live on the spare"),
+        );
         if let Some(file) = left {
-            say(format!("{} stays as it is, to show what a lost sector looks like in the end", self.path_of(file)));
+            say(format!(
+                "{} stays as it is, to show what a lost sector looks like in the end",
+                self.path_of(file)
+            ));
         }
         Ok(server)
     }
@@ -363,7 +387,7 @@ impl<'d> Story<'d> {
         let mut client = server.connect()?;
         let audit = ledger.audit(&mut client)?;
         say(format!(
-            "served again: {} pages hold their last acknowledged write, {} one that was under way",
+            "served again: {} pages hold their last acknowledged write, {} the one that was under way",
             audit.exact, audit.newer
         ));
         self.promise(audit.missing == 0, "no acknowledged write is missing, none is torn");
@@ -438,7 +462,8 @@ impl<'d> Story<'d> {
             format_sectors(tally.metadata)
         ));
         if !verdict.clean {
-            let lines: Vec<String> = verdict.text.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect();
+            let lines: Vec<String> =
+                verdict.text.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect();
             list(&lines, SHOWN);
         }
         Ok(())
@@ -449,7 +474,8 @@ impl<'d> Story<'d> {
         let out = self.dir().join("out");
         std::fs::create_dir_all(&out).context("a directory for the files")?;
         let files = &self.image.files.files;
-        let script: String = files.iter().enumerate().map(|(n, f)| format!("dump /{} {n}\n", f.path)).collect();
+        let script: String =
+            files.iter().enumerate().map(|(n, f)| format!("dump /{} {n}\n", f.path)).collect();
         self.tools.script_in(copy, &script, self.dir(), &out)?;
         let (mut good, mut damaged, mut unexpected) = (0, Vec::new(), Vec::new());
         for (number, file) in files.iter().enumerate() {
@@ -513,7 +539,8 @@ fn latest(lines: &[String]) -> Vec<String> {
     let mut places: HashMap<&str, usize> = HashMap::new();
     let mut out: Vec<String> = Vec::new();
     for line in lines {
-        let block = line.split_once(" block ").and_then(|(_, rest)| rest.split_once(' ')).map(|(block, _)| block);
+        let block =
+            line.split_once(" block ").and_then(|(_, rest)| rest.split_once(' ')).map(|(block, _)| block);
         let known = block.and_then(|block| places.get(block)).and_then(|&at| out.get_mut(at));
         if let Some(known) = known {
             known.clone_from(line);

@@ -80,8 +80,8 @@ impl Tools {
         let uuid = format!("de300000-0000-4000-8000-{:012x}", seed & 0xffff_ffff_ffff);
         let options = format!("hash_seed={uuid},lazy_itable_init=1,lazy_journal_init=1");
         let block = FS_BLOCK.to_string();
-        let options =
-            ["-q", "-F", "-t", "ext4", "-b", &block, "-m", "0", "-U", &uuid, "-E", &options, "-d"].map(OsStr::new);
+        let options = ["-q", "-F", "-t", "ext4", "-b", &block, "-m", "0", "-U", &uuid, "-E", &options, "-d"]
+            .map(OsStr::new);
         let output = run(&self.mke2fs, options.into_iter().chain([tree.as_os_str(), image.as_os_str()]))?;
         output.expect(&[0], "mke2fs")
     }
@@ -194,7 +194,8 @@ fn parse_extents(text: &str) -> Vec<Vec<FileExtent>> {
             files.push(Vec::new());
             continue;
         }
-        let numbers: Vec<u64> = line.replace(['/', '-'], " ").split_whitespace().map_while(|w| w.parse().ok()).collect();
+        let numbers: Vec<u64> =
+            line.replace(['/', '-'], " ").split_whitespace().map_while(|w| w.parse().ok()).collect();
         // level, depth, index, of, first and last logical block, first and last physical block, length
         if let [level, depth, _, _, logical, _, start, end, _] = numbers[..]
             && level == depth

@@ -22,7 +22,9 @@ use crate::wire;
 pub(super) fn run(args: &MapExportArgs) -> anyhow::Result<ExitCode> {
     let snapshot = super::snapshot(&args.source)?;
     let bytes = match args.format {
-        ExportFormat::Ddrescue => lost_map(&lost(&snapshot), snapshot.head.size, &snapshot.head.name)?.into_bytes(),
+        ExportFormat::Ddrescue => {
+            lost_map(&lost(&snapshot), snapshot.head.size, &snapshot.head.name)?.into_bytes()
+        }
         ExportFormat::Badblocks => {
             let mut out = Vec::new();
             bad(&lost(&snapshot))?.to_badblocks(args.block_size, &mut out)?;
@@ -77,15 +79,18 @@ fn dmsetup(args: &MapExportArgs, snapshot: &Snapshot) -> anyhow::Result<String> 
         .iter()
         .enumerate()
         .map(|(number, spare)| DeviceName {
-            path: args.spare_paths.get(number).map_or_else(|| spare.path.clone(), |p| p.display().to_string()),
+            path: args
+                .spare_paths
+                .get(number)
+                .map_or_else(|| spare.path.clone(), |p| p.display().to_string()),
             offset: spare.start / SECTOR_SIZE,
         })
         .collect();
-    let block_sectors = u32::try_from(u64::from(head.block_size) / SECTOR_SIZE).context("an impossible block size")?;
+    let block_sectors =
+        u32::try_from(u64::from(head.block_size) / SECTOR_SIZE).context("an impossible block size")?;
     let pieces = pieces(head.size / SECTOR_SIZE, block_sectors, &snapshot.entries);
-    let used = |number: u8| {
-        pieces.iter().any(|p| matches!(p.place, Place::Spare { spare, .. } if spare == number))
-    };
+    let used =
+        |number: u8| pieces.iter().any(|p| matches!(p.place, Place::Spare { spare, .. } if spare == number));
     warn_of_file(Path::new(&main));
     for (_, spare) in (0u8..).zip(&spares).filter(|(number, _)| used(*number)) {
         warn_of_file(Path::new(&spare.path));

@@ -70,10 +70,7 @@ impl Listing {
                 .iter()
                 .map(|e| RetiredRun { slot: SlotPart::of(e.slot), count: e.count })
                 .collect(),
-            lost: lost
-                .iter()
-                .map(|e| SectorRun { sector: e.start().0, count: e.sectors() })
-                .collect(),
+            lost: lost.iter().map(|e| SectorRun { sector: e.start().0, count: e.sectors() }).collect(),
         }
     }
 }
@@ -111,7 +108,8 @@ pub(super) fn text(snapshot: &Snapshot) -> String {
     );
     for entry in snapshot.entries.iter().chain(&snapshot.retired) {
         let retired = entry.state == EntryState::Retired;
-        let (first, end) = (entry.block.saturating_mul(block_sectors), entry.end().saturating_mul(block_sectors));
+        let (first, end) =
+            (entry.block.saturating_mul(block_sectors), entry.end().saturating_mul(block_sectors));
         let sectors = if retired {
             "-".to_owned()
         } else {

@@ -107,11 +107,7 @@ pub(crate) fn pieces<'e>(
             // Only single blocks are partly lost.
             for sector in 0..block {
                 let lost = entry.lost >> sector & 1 == 1;
-                line.push(
-                    start + sector,
-                    start + sector + 1,
-                    if lost { Place::Lost } else { held(sector) },
-                );
+                line.push(start + sector, start + sector + 1, if lost { Place::Lost } else { held(sector) });
             }
         }
     }
@@ -175,9 +171,6 @@ pub(crate) mod tests {
     #[test]
     fn a_partly_lost_block_on_a_spare_is_cut_and_the_end_is_clipped() {
         let entries = [entry(1, 1, Some(Slot::new(0, 3)), 0b0110), entry(2, 1, Some(Slot::new(0, 9)), 0)];
-        assert_eq!(
-            show(&pieces(19, 8, &entries)),
-            "[0,8)m [8,9)s0@24 [9,11)x [11,16)s0@27 [16,19)s0@72"
-        );
+        assert_eq!(show(&pieces(19, 8, &entries)), "[0,8)m [8,9)s0@24 [9,11)x [11,16)s0@27 [16,19)s0@72");
     }
 }

@@ -165,7 +165,9 @@ fn copy_lines(newest: &Superblock, spares: &[Device], sightings: &[Sighting]) ->
         let mut flaw = None;
         for (page, offset) in copies.superblock_pages(place.copy).into_iter().zip([0, 4096]) {
             match page {
-                Ok(s) => generation = Some(generation.filter(|&g| newer(g, s.generation)).unwrap_or(s.generation)),
+                Ok(s) => {
+                    generation = Some(generation.filter(|&g| newer(g, s.generation)).unwrap_or(s.generation))
+                }
                 Err(found) => flaw = Some(FlawPart::of((found, place.start + offset))),
             }
         }
@@ -202,13 +204,18 @@ impl Report {
     pub(crate) fn text(&self) -> String {
         let mut out = String::new();
         if let Some(v) = &self.volume {
-            let _ = write!(out, "volume '{}' ({}), spares: {}, generation {}", v.name, v.uuid, v.spares, v.generation);
+            let _ = write!(
+                out,
+                "volume '{}' ({}), spares: {}, generation {}",
+                v.name, v.uuid, v.spares, v.generation
+            );
             if let Some(entries) = v.entries {
                 let _ = write!(out, ", entries: {entries}");
             }
             out.push_str(if v.released { ", released\n" } else { "\n" });
         }
-        let _ = writeln!(out, "{:<5} {:<6} {:>14} {:>12}  state", "copy", "spare", "start (byte)", "generation");
+        let _ =
+            writeln!(out, "{:<5} {:<6} {:>14} {:>12}  state", "copy", "spare", "start (byte)", "generation");
         for c in &self.copies {
             let generation = c.generation.map_or_else(|| "-".to_owned(), |g| g.to_string());
             let state = match &c.flaw {

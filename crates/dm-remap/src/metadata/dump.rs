@@ -251,7 +251,11 @@ impl Dump {
             spares: s
                 .spares
                 .iter()
-                .map(|p| SparePart { uuid: Uuid::from_bytes(p.uuid).to_string(), size: p.size, slots: p.slots })
+                .map(|p| SparePart {
+                    uuid: Uuid::from_bytes(p.uuid).to_string(),
+                    size: p.size,
+                    slots: p.slots,
+                })
                 .collect(),
             entries: recovered.table.iter().map(EntryPart::of).collect(),
             retired: recovered.pool.retired().iter().map(RetiredPart::of).collect(),
@@ -306,9 +310,7 @@ impl Dump {
         );
         ensure!(v.block_size.is_power_of_two(), "block size {} is not a power of two", v.block_size);
         let policy = [Policy::RewriteThenRemap, Policy::RemapOnly].into_iter().find(|p| p.word() == v.policy);
-        let spare = |p: &SparePart| {
-            Ok(SpareRecord { uuid: uuid(&p.uuid)?, size: p.size, slots: p.slots })
-        };
+        let spare = |p: &SparePart| Ok(SpareRecord { uuid: uuid(&p.uuid)?, size: p.size, slots: p.slots });
         let spares = self.spares.iter().map(spare).collect::<anyhow::Result<_>>()?;
         let superblock = Superblock {
             role: CopyRole::Copy(0),

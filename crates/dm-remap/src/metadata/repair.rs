@@ -125,12 +125,7 @@ impl Copier<'_> {
             };
             if count > 1 && !self.copy_whole(&part)? {
                 for n in 0..count {
-                    self.copy_block(&Entry {
-                        block: part.block + n,
-                        slot: part.slot + n,
-                        count: 1,
-                        ..part
-                    })?;
+                    self.copy_block(&Entry { block: part.block + n, slot: part.slot + n, count: 1, ..part })?;
                 }
             } else if count == 1 {
                 self.copy_block(&part)?;
@@ -147,9 +142,14 @@ impl Copier<'_> {
     }
 
     fn write(&self, slot: Slot, within: u64, buf: &Buf) -> anyhow::Result<()> {
-        let output = self.outputs.get(usize::from(slot.spare())).context("an entry names a spare that is not there")?;
+        let output = self
+            .outputs
+            .get(usize::from(slot.spare()))
+            .context("an entry names a spare that is not there")?;
         let written = output.write_at(slot.index() * self.block_size + within, buf);
-        written.map_err(fault_error).with_context(|| format!("{}: cannot be written", output.path().display()))
+        written
+            .map_err(fault_error)
+            .with_context(|| format!("{}: cannot be written", output.path().display()))
     }
 
     /// A run in one piece; `false`: it cannot be read so.
@@ -157,7 +157,8 @@ impl Copier<'_> {
         let slot = Slot(part.slot);
         let bytes = u64::from(part.count) * self.block_size;
         let mut buf = Buf::alloc(usize::try_from(bytes)?)?;
-        let read = self.source(slot).is_some_and(|d| d.read_at(slot.index() * self.block_size, &mut buf).is_ok());
+        let read =
+            self.source(slot).is_some_and(|d| d.read_at(slot.index() * self.block_size, &mut buf).is_ok());
         if read {
             self.write(slot, 0, &buf)?;
         }

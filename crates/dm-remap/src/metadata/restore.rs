@@ -51,7 +51,8 @@ fn refuse_good(superblock: &Superblock, spares: &[Device], sightings: &[Sighting
         if let Ok(found) = &sighting.found
             && found.volume != superblock.volume
         {
-            let spare = spares.get(sighting.device).map(|d| d.path().display().to_string()).unwrap_or_default();
+            let spare =
+                spares.get(sighting.device).map(|d| d.path().display().to_string()).unwrap_or_default();
             let text = format!(
                 "{spare}: belongs to volume '{}', the dump is of '{}'; use --force to overwrite it",
                 found.name, superblock.name
@@ -83,8 +84,9 @@ fn check_main(superblock: &Superblock, main: &Device, force: bool) -> anyhow::Re
         && !force
     {
         let now = if now.is_empty() { "nothing" } else { now };
-        let text =
-            format!("{path}: is not the main device of the dump ({now} where '{then}' is expected); use --force if it is");
+        let text = format!(
+            "{path}: is not the main device of the dump ({now} where '{then}' is expected); use --force if it is"
+        );
         return Err(refusal(Exit::Mismatch, text));
     }
     Ok(())
@@ -139,7 +141,11 @@ fn wipe_superblocks(sizes: &[u64], spares: &[Device]) -> anyhow::Result<()> {
         let Some(spare) = spares.get(usize::from(place.spare)) else { continue };
         let written = spare.write_at(place.start, &zeroes);
         written.map_err(|fault| {
-            anyhow::anyhow!("{}: cannot be written at byte {} ({fault:?})", spare.path().display(), place.start)
+            anyhow::anyhow!(
+                "{}: cannot be written at byte {} ({fault:?})",
+                spare.path().display(),
+                place.start
+            )
         })?;
     }
     Ok(())

@@ -80,7 +80,8 @@ impl Collected {
         } else if entry.end() <= main_blocks(&self.superblock) {
             self.table.apply(entry)?;
         } else {
-            self.doubts.push(format!("an entry at block {} lies behind the end of the main device", entry.block));
+            self.doubts
+                .push(format!("an entry at block {} lies behind the end of the main device", entry.block));
         }
         Ok(())
     }

@@ -7,8 +7,8 @@ use remap_core::op::Fault;
 use remap_core::recovery::{Flaw, shape_of};
 use remap_format::layout::{self, CopyPlace, CopyShape};
 use remap_format::{
-    COPIES, CheckpointPage, CopyRole, DecodeError, Entry, MAX_RECORD_PAGES, PAGE_ENTRIES, PAGE_SIZE, PageHeader,
-    Record, RecordHeader, Superblock, SuperblockFlags, newer,
+    COPIES, CheckpointPage, CopyRole, DecodeError, Entry, MAX_RECORD_PAGES, PAGE_ENTRIES, PAGE_SIZE,
+    PageHeader, Record, RecordHeader, Superblock, SuperblockFlags, newer,
 };
 use remap_io::{Buf, Device};
 

@@ -59,7 +59,8 @@ pub(crate) fn copy_out(
             queue.wait(never.as_fd(), Interest::default(), None).context("waiting for the devices")?;
             continue;
         };
-        let at = pending.iter().position(|(offset, _)| *offset == token).context("an answer to no question")?;
+        let at =
+            pending.iter().position(|(offset, _)| *offset == token).context("an answer to no question")?;
         let (offset, len) = pending.remove(at).context("an answer to no question")?;
         let missing = missing(&result, buf.is_some(), offset, len)?;
         let mut buf = match buf {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: whatever a test does, its children are dead and its files gone when it ends, and a test that cannot run
 //! here says why: in the file that `DM_REMAP_SKIPS` names, or by failing when `CI=true`.
-#![allow(dead_code, reason = "each test file uses its part of the lab")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its part of the lab")]
 
 pub(crate) mod mounted;
 pub(crate) mod needs;
