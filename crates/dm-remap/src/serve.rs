@@ -161,6 +161,7 @@ fn serve(
     news: &News,
 ) -> anyhow::Result<ExitCode> {
     let (service, name) = assemble(args, news)?;
+    let _stops = StopAtEnd(service.volume.clone());
     let places = Places::choose(args, &name, inherited.is_empty());
     if let (Some(socket), false) = (&places.unix, args.stdio) {
         control::prepare_dir(socket)?;
@@ -186,6 +187,15 @@ fn serve(
     ended?;
     news.say(Level::Info, "stopped; everything acknowledged is on the devices");
     Ok(Exit::Done.into())
+}
+
+/// Stops the volume however the service ends: its owner keeps the news open until then.
+struct StopAtEnd(Volume);
+
+impl Drop for StopAtEnd {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 /// Opens the devices and the volume on them; gives its name, fit for file names, too.
