@@ -126,24 +126,35 @@ pub(crate) struct MapForm {
     pub(crate) statuses: Statuses,
 }
 
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  Serve, then attach from another terminal (as root, or with any NBD client):
+      dm-remap serve /dev/sdb --spare /var/lib/sdb.spare
+      nbd-client -unix /run/dm-remap/sdb.nbd /dev/nbd0
+      qemu-img convert 'nbd+unix:///sdb?socket=/run/dm-remap/sdb.nbd' copy.img
+  Look at what is there without changing anything anywhere:
+      dm-remap serve /dev/sdb --spare /var/lib/sdb.spare --read-only
+  A drill: a healthy image that behaves like a failing disk:
+      dm-remap serve disk.img --spare spare.img --drill 'main:bad=sectors:100-199;4711'
+
+Sockets that a service manager hands over (LISTEN_FDS) take the place of the Unix socket, and
+NOTIFY_SOCKET is told when clients may come.";
+
+/// The keys of a drill, from the one place that knows them.
+fn drill_help() -> String {
+    let mut text = String::from("Drills are DEVICE:KEY=VALUE,KEY=VALUE,... with these keys:");
+    for (key, meaning) in remap_io::drill::KEYS {
+        text += &format!("\n  {key:<12} {meaning}");
+    }
+    text
+}
+
 /// Serve a volume over NBD, with remapping
 ///
 /// Assembles the volume from its main device and its spares (in any order) and exports it, until SIGTERM or SIGINT. Every
 /// acknowledged write survives a crash of the server: just start it again. News go to standard error, one line each.
 #[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-  Serve, then attach from another terminal (as root, or with any NBD client):
-      dm-remap serve /dev/sdb --spare /var/lib/sdb.spare
-      nbd-client -unix /run/dm-remap/sdb.nbd /dev/nbd0
-      qemu-img convert nbd+unix:///sdb?socket=/run/dm-remap/sdb.nbd copy.img
-  Look at what is there without changing anything anywhere:
-      dm-remap serve /dev/sdb --spare /var/lib/sdb.spare --read-only
-  A drill: a healthy image that behaves like a failing disk:
-      dm-remap serve disk.img --spare spare.img --drill main:bad=sectors:100-199;4711
-
-Drills: KEY=VALUE, separated by commas, such as bad=FILE, errno=EIO, on=read, heal, latency=5ms, bad-latency=2s,
-gone-after=10s, gone-for=5s, after=100ops, never-after=N, rate=0.001, seed=7, state=FILE.")]
+#[command(after_long_help = format!("{SERVE_EXAMPLES}\n\n{}", drill_help()))]
 pub(crate) struct ServeArgs {
     /// The main device
     pub(crate) main: PathBuf,

@@ -25,6 +25,8 @@ mod units;
 mod wire;
 
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Parser as _;
 
@@ -33,6 +35,10 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(message) => return usage(&message),
     };
+    // These outlive whoever reads what they print: one serves others, one has a server to stop.
+    if !matches!(cli.command, cli::Command::Serve(_) | cli::Command::Demo(_)) {
+        end_with_the_reader();
+    }
     let outcome = match cli.command {
         cli::Command::Adopt(args) => adopt::run(&args),
         cli::Command::Serve(args) => serve::run(&args),
@@ -49,6 +55,13 @@ fn main() -> ExitCode {
         eprintln!("dm-remap: {error:#}");
         exit::exit_of(&error).into()
     })
+}
+
+/// `dm-remap map list | head` ends quietly when `head` has seen enough, as other programs do.
+fn end_with_the_reader() {
+    let always = Arc::new(AtomicBool::new(true));
+    // Without it there is only an uglier end.
+    let _ = signal_hook::flag::register_conditional_default(signal_hook::consts::SIGPIPE, always);
 }
 
 /// `--help` and `--version` come this way too.

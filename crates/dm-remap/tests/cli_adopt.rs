@@ -2,6 +2,8 @@
 
 mod program;
 
+use std::os::unix::process::ExitStatusExt as _;
+
 use program::{Bench, exists};
 
 #[test]
@@ -154,4 +156,19 @@ fn slices_of_one_file_can_be_spares() {
     }
     bench.run(&["metadata", "check", "--spare", two, "--spare", one]).done();
     bench.run(&["serve", "main", "--spare", one]).refused(4, &["2 spares", "--spare"]);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let bench = Bench::create();
+    let mut child = bench
+        .command(&["generate-completions", "bash"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.signal(), Some(13), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
 }
