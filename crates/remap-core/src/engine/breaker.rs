@@ -30,6 +30,8 @@ struct Open {
     fault: Fault,
     probe_at_ns: u64,
     probing: bool,
+    /// Probes made so far.
+    probes: usize,
     /// Opened by command: only a command closes it.
     held: bool,
 }
@@ -52,7 +54,10 @@ impl Engine {
             self.counters.breaker_trips += 1;
             self.events.push_back(Event::Notice(Notice::BreakerTripped { device, fault }));
         }
-        self.breaker.open = Some(Open { device, fault, probe_at_ns, probing: false, held });
+        // What a command opened stays open until a command closes it, whatever else happens.
+        let (held, probing, probes) =
+            self.breaker.open.map_or((held, false, 0), |o| (held || o.held, o.probing, o.probes));
+        self.breaker.open = Some(Open { device, fault, probe_at_ns, probing, probes, held });
     }
 
     /// A fast-lane operation failed with a fault that does not blame the medium.
@@ -91,10 +96,18 @@ impl Engine {
         }
         let Some(open) = &mut self.breaker.open else { return };
         open.probing = true;
-        let device = open.device;
-        // The last sector that was known good, else the first: a device that answers there is back.
-        let at = if device == DeviceId::Main { self.last_good.unwrap_or(Sector(0)) } else { Sector(0) };
-        let Some(extent) = Extent::new(at, self.unit_sectors()) else { return };
+        let (device, turn) = (open.device, open.probes);
+        open.probes += 1;
+        // The last sector that was known good, then others in turn: one bad sector must not keep the breaker open.
+        let (size, last_good) = match device {
+            DeviceId::Main => (self.main_sectors(), self.last_good.map_or(0, |s| s.0)),
+            DeviceId::Spare(n) => (self.volume.spares.get(usize::from(n)).map_or(0, |s| s.size / 512), 0),
+        };
+        let unit = self.unit_sectors();
+        let places = [last_good, 0, size / 2, size.saturating_sub(unit)];
+        let at = places.get(turn % places.len()).copied().unwrap_or(0);
+        let at = Sector(at - at % unit);
+        let Some(extent) = Extent::new(at, unit) else { return };
         let into = Buffer::Bounce { index: super::PROBE_BOUNCE, offset: 0 };
         self.emit(device, extent, OpKind::Read(into), Purpose::CoolDownProbe);
     }

@@ -238,17 +238,19 @@ impl World {
 
     /// A fast-lane operation ended.
     pub(super) fn fast_done(&mut self, id: u64, disk: usize, result: Result<(), Fault>) -> Checked {
-        self.leave_graces(id)?;
         let Some(part) = self.parts.get_mut(&id) else {
             return Err(Violation(format!("part {id} ended twice")));
         };
+        // It has left the fast lane: a grace period that begins from now on does not wait for it.
+        part.slow = true;
+        self.leave_graces(id)?;
+        let Some(part) = self.parts.get(&id) else { return Ok(()) };
         let extent = part.extent;
         let kind = self.clients.get(&part.client).map(|c| c.kind).unwrap_or(RequestKind::Flush);
         let Err(fault) = result else { return self.part_done(id, Ok(()), &[]) };
         match (extent, kind) {
             (_, RequestKind::Discard) => self.part_done(id, Ok(()), &[]),
             (Some(extent), _) if fault.blames_medium() => {
-                part.slow = true;
                 self.submit_slow(id, kind, extent)
             }
             _ => {

@@ -30,6 +30,8 @@ use devices::Out;
 
 /// Steps in which a world without faults must come to rest (C6).
 const STEPS_TO_REST: u64 = 200_000;
+/// Probes of a device after which a breaker may stay open.
+const MOST_PROBES: u32 = 16;
 const START_UNIX_S: u64 = 1_700_000_000;
 
 /// What a run did.
@@ -381,6 +383,7 @@ impl World {
     fn rest(&mut self) -> Checked {
         self.end_faults();
         self.quiet = true;
+        let mut probes = 0;
         for _ in 0..STEPS_TO_REST {
             if !self.outs.is_empty() {
                 self.complete_any()?;
@@ -391,7 +394,10 @@ impl World {
             let asked = life.engine.poll_timeout();
             let open = life.engine.breaker().is_some();
             let idle = life.engine.is_idle() && self.clients.is_empty() && self.commands.is_empty();
-            if idle && (!open || asked.is_none()) {
+            probes += u32::from(idle && open);
+            // Bare EIOs wherever the engine looks: a device that is in trouble as a whole.
+            let hopeless = self.scenario.faults.unknown && probes > MOST_PROBES;
+            if idle && (!open || asked.is_none() || hopeless) {
                 self.quiet = false;
                 return Ok(());
             }
