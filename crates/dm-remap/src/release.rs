@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
+use remap_core::engine::RequestError;
 use remap_core::units::{Extent, SECTOR_SIZE};
 use remap_format::SuperblockFlags;
 use remap_io::{Device, Direct};
@@ -95,13 +96,16 @@ fn to_main(args: &ReleaseArgs) -> anyhow::Result<ExitCode> {
     println!("{} blocks are back on {}", back.moved, args.main.display());
     if !back.kept.is_empty() {
         let kept: u64 = back.kept.iter().map(|e| u64::from(e.count)).sum();
-        let why = back.error.map_or_else(String::new, |error| format!(" ({error:?})"));
+        let why = back.error.map_or_else(String::new, |error| match error {
+            RequestError::Io(fault) => format!(" ({fault:?} fault)"),
+            RequestError::NoSpace => " (no slot is left)".to_owned(),
+        });
         println!(
             "{kept} blocks were not taken by the device{why}: they stay on the spare, the volume is NOT released, and \
              it must go on to be served with dm-remap; use --to to move everything to another device"
         );
     }
-    say_lost(&back.lost, "have no contents anywhere");
+    say_lost(&back.lost, "are lost; what the device still reads there, if anything, is out of date");
     write_lost_map(args, &volume, &back.lost)?;
     if back.released {
         println!("the spares are marked as released: {} stands alone again", args.main.display());

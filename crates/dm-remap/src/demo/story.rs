@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -22,7 +22,7 @@ use super::server::{STATE_CONTEXT, Server, WorkDir, run_self};
 use super::tools::Tools;
 use crate::cli::DemoArgs;
 use crate::exit::{Exit, refusal};
-use crate::units::{format_duration, format_sectors, format_size};
+use crate::units::{format_sectors, format_size};
 
 /// Lines of a list that are shown.
 const SHOWN: usize = 8;
@@ -84,6 +84,11 @@ pub(crate) struct Story<'d> {
     promises: u64,
     broken: Vec<String>,
     begun: Instant,
+}
+
+/// Seconds with one digit behind the point.
+fn format_tenths(span: Duration) -> String {
+    format!("{:.1} s", span.as_secs_f64())
 }
 
 fn heading(number: u32, text: &str) {
@@ -375,7 +380,7 @@ impl<'d> Story<'d> {
                 })
                 .collect();
             while ledger.writes() < enough && writers.iter().any(|w| !w.is_finished()) {
-                std::thread::sleep(std::time::Duration::from_micros(200));
+                std::thread::sleep(Duration::from_micros(200));
             }
             server.kill()
         })?;
@@ -523,7 +528,7 @@ impl<'d> Story<'d> {
             "{} of {} promises were kept, in {}.",
             self.promises - self.broken.len() as u64,
             self.promises,
-            format_duration(self.begun.elapsed())
+            format_tenths(self.begun.elapsed())
         ));
         list(&self.broken, usize::MAX);
         println!("\nWith a disk of your own (if you can replace it, replace it; this buys time):");
