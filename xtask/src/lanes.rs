@@ -186,7 +186,11 @@ impl Stage<'_> {
             Which::Clients => format!("binary(/^{CLIENTS}/) and not binary(={CRASH})"),
             Which::Crash => format!("binary(={CRASH})"),
         };
-        let args = ["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--filterset", &wanted];
+        let mut args =
+            vec!["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--filterset", &wanted];
+        if which == Which::Crash {
+            args.extend(["--run-ignored", "all"]);
+        }
         self.cargo(30, &args)
     }
 
@@ -207,7 +211,7 @@ impl Stage<'_> {
         }
         if which == Which::Crash {
             // The file systems share the machine's loop devices and its two cores.
-            args.extend(["--", "--test-threads=1"]);
+            args.extend(["--", "--include-ignored", "--test-threads=1"]);
         }
         self.cargo(30, &args)
     }

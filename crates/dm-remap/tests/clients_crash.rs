@@ -9,6 +9,7 @@ mod lab;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex};
@@ -126,14 +127,35 @@ fn verify(mount: &Path, synced: &Synced, when: &str) {
 }
 
 /// A run of bad sectors in every 256 KiB, of 1 to 40 sectors, on no boundary in particular; the first MiB is good.
-fn bad_sectors() -> String {
+fn bad_runs() -> impl Iterator<Item = Range<u64>> {
     let each = 512;
-    let runs = 4..SIZE / SECTOR / each - 4;
-    runs.map(|n| {
+    let numbers = 4..SIZE / SECTOR / each - 4;
+    numbers.map(move |n| {
         let start = n * each + n * 131 % 400;
-        format!("{start}-{}\n", start + n * 53 % 40)
+        start..start + 1 + n * 53 % 40
     })
-    .collect()
+}
+
+/// Two drills, run by run in turn. Half of the runs take no write, so blocks move while the file system writes. The other
+/// half can neither be read nor written; they are overwritten before there is a file system, because a read of a lost
+/// sector is an error that the retry filter would repeat for minutes.
+fn drills(lab: &Lab) -> [String; 2] {
+    [("write", 0), ("both", 1)].map(|(on, turn)| {
+        let runs = bad_runs().skip(turn).step_by(2);
+        let list: String = runs.map(|run| format!("{}-{}\n", run.start, run.end - 1)).collect();
+        let file = lab.file(&format!("bad-{on}.txt"), &list);
+        format!("main:bad={},format=list,errno=ENODATA,on={on}", file.display())
+    })
+}
+
+/// Overwrites what cannot be read: it is on the spare from then on.
+fn overwrite_unreadable(server: &Server) {
+    let mut client = lab::connect(&server.uri());
+    for run in bad_runs().skip(1).step_by(2) {
+        let zeroes = vec![0; ((run.end - run.start) * SECTOR) as usize];
+        client.write(run.start * SECTOR, &zeroes, false).expect("a write to bad sectors");
+    }
+    client.flush().expect("a flush");
 }
 
 fn survive(fs: &FileSystem) {
@@ -154,10 +176,12 @@ fn survive(fs: &FileSystem) {
     }
     let lab = Lab::new();
     drop(write_sparse(&lab.main(), SIZE));
-    let bad = lab.file("bad.txt", &bad_sectors());
     lab.adopt(&[]);
-    let drill = ["--drill", &format!("main:bad={},format=list,errno=ENODATA", bad.display())];
+    let [refusing, dead] = drills(&lab);
+    let drill = ["--drill", &refusing, "--drill", &dead];
     let mut server = lab.serve(&drill);
+    overwrite_unreadable(&server);
+    let moved_before = remapped(&lab);
     let chain = Chain::over(&lab, &server);
     let disk = Loop::over(&chain.file());
     Tool::of(fs.make[0]).args(&fs.make[1..]).arg(disk.device()).ok();
@@ -194,14 +218,18 @@ fn survive(fs: &FileSystem) {
     verify(&at, &synced, "mounted again");
     mount.unmount();
 
-    let status = lab.dm_remap(&["status", "CONTROL", "--line"]).ok();
-    println!("{}: {} files synced over {DEATHS} deaths: {status}", fs.name, synced.files.len());
-    assert!(
-        status.contains("remap v2.0 ") && !status.contains("remap v2.0 0/"),
-        "the drill was met: {status}"
-    );
+    let moved = remapped(&lab);
+    println!("{}: {} files synced over {DEATHS} deaths, {moved} blocks moved", fs.name, synced.files.len());
+    assert!(moved > moved_before, "the file system met bad sectors");
     drop((disk, chain));
     server.stop();
+}
+
+/// Blocks on the spare.
+fn remapped(lab: &Lab) -> u64 {
+    let line = lab.dm_remap(&["status", "CONTROL", "--line"]).ok();
+    let count = line.split_once(" remap v2.0 ").and_then(|(_, rest)| rest.split('/').next());
+    count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("not a v2.0 line: {line}"))
 }
 
 fn restart(server: &mut Server, lab: &Lab, drill: &[&str]) {
@@ -218,11 +246,13 @@ impl Drop for Stop<'_> {
 }
 
 #[test]
+#[ignore = "mounts file systems as root: cargo xtask ci --only crash"]
 fn ext4_survives_kill_9() {
     survive(&FileSystem { name: "ext4", make: &["mkfs.ext4", "-q", "-F"], check: &["e2fsck", "-fn"] });
 }
 
 #[test]
+#[ignore = "mounts file systems as root: cargo xtask ci --only crash"]
 fn xfs_survives_kill_9() {
     // Sectors of 4 KiB: half a block that was never written cannot be read here, and the page cache would want it.
     survive(&FileSystem {
@@ -233,6 +263,7 @@ fn xfs_survives_kill_9() {
 }
 
 #[test]
+#[ignore = "mounts file systems as root: cargo xtask ci --only crash"]
 fn btrfs_survives_kill_9() {
     survive(&FileSystem { name: "btrfs", make: &["mkfs.btrfs", "-q", "-f"], check: &["btrfs", "check"] });
 }

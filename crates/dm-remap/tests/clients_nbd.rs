@@ -205,6 +205,7 @@ fn socket_activation_by_nbdinfo() {
     let tool =
         Tool::of("nbdinfo").args(["--size", "--", "["]).arg(env!("CARGO_BIN_EXE_dm-remap")).arg("serve");
     let tool = tool.arg(lab.main()).arg("--spare").arg(lab.spare()).arg("--control").arg(lab.path("control"));
+    // Standard output is nbdinfo's alone.
     assert_eq!(tool.arg("]").ok().trim(), SIZE.to_string());
 }
 

@@ -1,12 +1,15 @@
 //! A file system on a volume: server, `nbdkit --filter=retry nbd`, nbdfuse, loop device, mount.
 //!
 //! Invariant: when a chain is dropped, whatever state it is in, its mounts and its loop device are gone and its children
-//! dead; nothing waits without a limit.
+//! dead; nothing waits without a limit: after [`LIFE`] nbdfuse is killed, and whoever waits for it gets an error.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::server::Nbdkit;
 use super::{Lab, NAME, Server, Tool, nbdkit};
@@ -14,10 +17,15 @@ use super::{Lab, NAME, Server, Tool, nbdkit};
 /// Longest wait for a child to be ready.
 const READY: Duration = Duration::from_secs(30);
 
+/// Longest life of a chain.
+const LIFE: Duration = Duration::from_secs(240);
+
 /// From the server's socket to a block device of the kernel.
 pub(crate) struct Chain {
     folder: PathBuf,
     fuse: Child,
+    // Its end tells the watch that nothing is to be killed any more.
+    watched: Option<Sender<()>>,
     // Dropped after the mounts are gone: it answers what they still write.
     _retry: Nbdkit,
 }
@@ -43,7 +51,16 @@ impl Chain {
             .stdin(Stdio::null())
             .spawn()
             .expect("nbdfuse starts");
-        let chain = Self { folder, fuse, _retry: retry };
+        let (watched, ended) = mpsc::channel();
+        let pid = Pid::from_child(&fuse);
+        std::thread::spawn(move || {
+            if ended.recv_timeout(LIFE) == Err(RecvTimeoutError::Timeout) {
+                println!("the chain is killed after {LIFE:?}");
+                // It is a child that nobody has waited for, so the number is still its own.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        });
+        let chain = Self { folder, fuse, watched: Some(watched), _retry: retry };
         wait_until("nbdfuse", || pid_file.exists());
         chain
     }
@@ -56,6 +73,7 @@ impl Chain {
 
 impl Drop for Chain {
     fn drop(&mut self) {
+        self.watched = None;
         // Each may have happened already.
         let _ = Tool::of("fusermount3").args(["-u", "-z"]).arg(&self.folder).run();
         let _ = self.fuse.kill();

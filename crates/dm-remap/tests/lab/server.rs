@@ -10,6 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::mounted::wait_until;
 use super::{Lab, NAME, Tool};
 
 /// `dm-remap serve` on the devices of a lab.
@@ -123,7 +124,14 @@ impl Drop for Nbdkit {
 pub(crate) fn nbdkit<A: AsRef<OsStr>>(lab: &Lab, name: &str, args: impl IntoIterator<Item = A>) -> Nbdkit {
     let (socket, pid_file) = (lab.path(name), lab.path(&format!("{name}.pid")));
     Tool::of("nbdkit").arg("-U").arg(&socket).arg("-P").arg(&pid_file).args(args).ok();
-    let text = fs::read_to_string(&pid_file).expect("nbdkit wrote its process number");
-    let pid = text.trim().parse().ok().and_then(Pid::from_raw).expect("a process number");
+    // The process that went into the background writes it, maybe after the one in front has ended.
+    let mut pid = None;
+    wait_until("nbdkit", || {
+        let text = fs::read_to_string(&pid_file).unwrap_or_default();
+        // Whole only with its line end.
+        pid = text.strip_suffix('\n').and_then(|number| number.parse().ok()).and_then(Pid::from_raw);
+        pid.is_some()
+    });
+    let pid = pid.expect("it was waited for");
     Nbdkit { pid, socket }
 }
