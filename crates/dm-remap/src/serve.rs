@@ -390,8 +390,9 @@ fn announce(args: &ServeArgs, service: &Service, control: &Control) -> anyhow::R
         format_size(report.size),
         control.path().display()
     );
-    // Nobody may be there to read it; the service goes on.
-    if args.stdio {
+    // Nobody may be there to read it; the service goes on. Whoever hands over a socket or a pipe shares standard output,
+    // and may be writing an image to it.
+    if args.stdio || report.exports.is_empty() {
         let _ = std::io::stderr().write_all(line.as_bytes());
     } else {
         let mut out = std::io::stdout().lock();
