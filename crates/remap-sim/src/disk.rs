@@ -132,7 +132,9 @@ impl SimDisk {
     /// The first bad sector's fault, or the device's.
     pub fn read(&self, extent: &Extent, into: &mut [u8]) -> Result<(), Fault> {
         let unreadable = |s: u64| match self.bad[s as usize] {
-            Some(Bad::UntilWritten(fault) | Bad::ForEver(fault)) if self.cached[s as usize] == 0 => Some(fault),
+            Some(Bad::UntilWritten(fault) | Bad::ForEver(fault)) if self.cached[s as usize] == 0 => {
+                Some(fault)
+            }
             _ => None,
         };
         let outside = (extent.end().0 > self.sectors()).then_some(Fault::Gone);

@@ -189,7 +189,10 @@ mod tests {
         assert!(oracle.clone().check(0, stamp(1), 11, 11).is_ok());
         oracle.end(0, 1, true, false, 12, 12);
         assert!(oracle.clone().check(0, stamp(0), 13, 13).is_err());
-        assert!(oracle.clone().check(0, stamp(0), 11, 11).is_ok(), "a read that began before may show the old one");
+        assert!(
+            oracle.clone().check(0, stamp(0), 11, 11).is_ok(),
+            "a read that began before may show the old one"
+        );
         let mut crashed = oracle.clone();
         crashed.crash(14);
         assert!(crashed.clone().check(0, stamp(0), 15, 15).is_ok());

@@ -57,7 +57,11 @@ fn acts() -> Vec<Act> {
     }
     acts.push(Act::Command(Command::Verify { extent: extent(0, BLOCKS * PER_BLOCK), all: true }));
     acts.push(Act::Command(Command::Clear(extent(block(8), 4 * PER_BLOCK))));
-    acts.push(Act::Request(RequestKind::WriteZeroes { fua: false, may_unmap: true }, block(9), 2 * PER_BLOCK));
+    acts.push(Act::Request(
+        RequestKind::WriteZeroes { fua: false, may_unmap: true },
+        block(9),
+        2 * PER_BLOCK,
+    ));
     acts
 }
 

@@ -114,8 +114,17 @@ impl World {
             self.oracle.begin(sector, content, u64::from(write), self.tick);
         }
         let begun = self.tick;
-        let client =
-            Client { kind, extent, buf, begun, write, parts_left: 1, failed: None, bad: Vec::new(), told: false };
+        let client = Client {
+            kind,
+            extent,
+            buf,
+            begun,
+            write,
+            parts_left: 1,
+            failed: None,
+            bad: Vec::new(),
+            told: false,
+        };
         self.clients.insert(id, client);
         if self.scenario.canary == Some(Canary::AckEarly) {
             self.tell_client(id)?;
@@ -250,9 +259,7 @@ impl World {
         let Err(fault) = result else { return self.part_done(id, Ok(()), &[]) };
         match (extent, kind) {
             (_, RequestKind::Discard) => self.part_done(id, Ok(()), &[]),
-            (Some(extent), _) if fault.blames_medium() => {
-                self.submit_slow(id, kind, extent)
-            }
+            (Some(extent), _) if fault.blames_medium() => self.submit_slow(id, kind, extent),
             _ => {
                 let now = self.now;
                 let spare_of = |life: &super::Life| life.spare_disks.iter().position(|&d| d == disk);
@@ -338,7 +345,11 @@ impl World {
             RequestError::NoSpace => self.full_at >= begun,
             RequestError::Io(_) => self.trouble >= begun,
         };
-        if excused { Ok(()) } else { Err(Violation(format!("client {id}: failed with {error:?} for no reason"))) }
+        if excused {
+            Ok(())
+        } else {
+            Err(Violation(format!("client {id}: failed with {error:?} for no reason")))
+        }
     }
 
     fn judge_read(&mut self, id: u64, failed: Option<RequestError>) -> Checked {
@@ -364,8 +375,7 @@ impl World {
 
     pub(super) fn begin_grace(&mut self, op: OpId, extent: Extent) -> Checked {
         let overlaps = |p: &Part| !p.slow && p.extent.is_some_and(|e| e.overlaps(&extent));
-        let mut parts: Vec<u64> =
-            self.parts.iter().filter(|(_, p)| overlaps(p)).map(|(&id, _)| id).collect();
+        let mut parts: Vec<u64> = self.parts.iter().filter(|(_, p)| overlaps(p)).map(|(&id, _)| id).collect();
         if self.scenario.canary == Some(Canary::GraceAtOnce) {
             parts.clear();
         }

@@ -30,9 +30,15 @@ pub(super) enum Into {
 #[derive(Clone, Debug)]
 pub(super) enum Work {
     Read(Into),
-    Write { bytes: Vec<u8>, fua: bool },
+    Write {
+        bytes: Vec<u8>,
+        fua: bool,
+    },
     /// Makes durable what was written before the mark.
-    Flush { mark: u64, dropped: bool },
+    Flush {
+        mark: u64,
+        dropped: bool,
+    },
     Discard,
 }
 
@@ -137,7 +143,9 @@ impl World {
             if !self.written.get(here).copied().unwrap_or(false)
                 && !self.clearing.get(block).copied().unwrap_or(false)
             {
-                return Err(Violation(format!("C9: main sector {sector} is written, but no client wrote it")));
+                return Err(Violation(format!(
+                    "C9: main sector {sector} is written, but no client wrote it"
+                )));
             }
             let Some(bytes) = bytes else { continue };
             match stamp::read(&bytes[index * SECTOR..(index + 1) * SECTOR]) {

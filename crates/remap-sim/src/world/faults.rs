@@ -123,7 +123,9 @@ impl World {
         if !self.disks[disk].spoil(&extent, bad) {
             return;
         }
-        self.note(14, start, || format!("disk {disk}: {extent} ({slot:?}, block {block:?}) goes bad: {bad:?}"));
+        self.note(14, start, || {
+            format!("disk {disk}: {extent} ({slot:?}, block {block:?}) goes bad: {bad:?}")
+        });
         let first = block.map(|b| b * per_block + offset);
         for sector in first.into_iter().flat_map(|first| first..first + unit) {
             if sector < self.scenario.main_sectors {
@@ -168,8 +170,9 @@ impl World {
         let (place, disk) = places[self.rng.index(places.len())];
         let bad_now: Vec<u8> =
             places.iter().filter(|(p, d)| self.has_bad(p, *d)).map(|(p, _)| p.copy).collect();
-        let sound_left =
-            places.iter().any(|(p, _)| p.spare == place.spare && p.copy != place.copy && !bad_now.contains(&p.copy));
+        let sound_left = places
+            .iter()
+            .any(|(p, _)| p.spare == place.spare && p.copy != place.copy && !bad_now.contains(&p.copy));
         if !sound_left || (!bad_now.contains(&place.copy) && bad_now.len() >= MAX_BAD_COPIES) {
             return;
         }

@@ -55,7 +55,7 @@ pub(super) fn describe(scenario: &Scenario, attempt: u64) -> Superblock {
         policy: scenario.policy,
         flags: SuperblockFlags::default(),
         // A wrap of the generation is in reach of some seeds.
-        generation: if scenario.seed % 4 == 0 { u64::MAX - scenario.seed % 64 } else { 0 },
+        generation: if scenario.seed.is_multiple_of(4) { u64::MAX - scenario.seed % 64 } else { 0 },
         area: 1,
         entries: 0,
         area_pages: shape.area_pages,
@@ -166,7 +166,6 @@ impl World {
         self.rest()?;
         self.begin_command(Command::Resume)?;
         self.rest()?;
-        self.quiet = true;
         let step = LOOK_BLOCKS * self.block_sectors();
         for start in (0..self.scenario.main_sectors).step_by(step as usize) {
             let len = step.min(self.scenario.main_sectors - start);

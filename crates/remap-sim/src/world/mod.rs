@@ -235,6 +235,7 @@ impl World {
     /// What it showed is a violation.
     pub fn step(&mut self) -> Checked {
         self.steps += 1;
+        self.quiet = false;
         self.now.mono_ns += self.rng.below(2_000_000);
         self.weather();
         match self.rng.below(100) {
@@ -398,7 +399,6 @@ impl World {
             // Bare EIOs wherever the engine looks: a device that is in trouble as a whole.
             let hopeless = self.scenario.faults.unknown && probes > MOST_PROBES;
             if idle && (!open || asked.is_none() || hopeless) {
-                self.quiet = false;
                 return Ok(());
             }
             let Some(at) = asked else { break };
