@@ -189,6 +189,47 @@ fn repair_names_what_cannot_be_had() {
 }
 
 #[test]
+fn repair_believes_whole_pages_and_names_the_blocks_of_lost_ones() {
+    let lab = Lab::with_main(SECTORS);
+    // 200 runs: three pages in the table.
+    let list: String = (0..200).map(|n| format!("{}\n", 16 * n)).collect();
+    lab.file("lost.txt", &list);
+    lab.adopt(&["--map", "lost.txt"]);
+    let dump = json(&lab.dm_remap(&["metadata", "dump", "SPARE"]).ok());
+    let pages = |name: &str| u32::try_from(dump["volume"][name].as_u64().unwrap()).unwrap();
+    let shape = CopyShape { area_pages: pages("area_pages"), journal_pages: pages("journal_pages") };
+    for start in starts(&lab) {
+        smash(&lab.spare(), start + shape.page_at(0, 1), 4096);
+        smash(&lab.spare(), start + shape.page_at(1, 1), 4096);
+    }
+    check(&lab, 6);
+    let (said, _) = lab.dm_remap(&["metadata", "repair", "SPARE", "--output", "repaired.img"]).code(8);
+    let per_page = remap_format::PAGE_ENTRIES as u64;
+    let (first, next) = (2 * (per_page - 1) + 1, 2 * (2 * per_page));
+    assert!(said.contains(&format!("the entries of blocks {first} to {} are damaged", next - 1)), "{said}");
+    fs::rename(lab.path("repaired.img"), lab.spare()).unwrap();
+    let kept = lab.dm_remap(&["map", "export", "SPARE", "--format", "list"]).ok();
+    let kept: Vec<u64> = kept.lines().map(|l| l.parse().unwrap()).collect();
+    let expected: Vec<u64> =
+        (0..200).filter(|n| !(per_page..2 * per_page).contains(n)).map(|n| 16 * n).collect();
+    assert_eq!(kept, expected);
+}
+
+#[test]
+fn repair_of_two_volumes_together_is_refused() {
+    let (lab, other) = (worn(), worn());
+    let spare = other.spare();
+    let spares = ["SPARE", "--spare", spare.to_str().unwrap()];
+    let (_, why) = lab
+        .dm_remap(
+            &[&["metadata", "repair"], &spares[..], &["--output", "a.img", "--output", "b.img"]].concat(),
+        )
+        .code(4);
+    assert!(why.contains("volume"), "{why}");
+    assert!(!lab.path("a.img").exists(), "nothing is left behind");
+}
+
+#[test]
 fn repair_refuses_outputs_that_hold_something_or_are_the_spare() {
     let lab = worn();
     let other = Lab::with_main(SECTORS);

@@ -12,6 +12,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::scan::{self, Copies, Sighting};
+use crate::open::recovery_refusal;
 
 /// How it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -152,7 +153,7 @@ fn of_refused(spares: &[Device], error: &RecoveryError) -> Report {
         volume: newest.map(|s| VolumePart::of(s, s.generation, None)),
         copies,
         verdict: Verdict::Refused,
-        reason: Some(error.to_string()),
+        reason: Some(recovery_refusal(error, spares).to_string()),
         advice: advice.to_owned(),
     }
 }
@@ -163,6 +164,11 @@ fn copy_lines(newest: &Superblock, spares: &[Device], sightings: &[Sighting]) ->
     let lines = copies.places().iter().map(|place| {
         let mut generation: Option<u64> = None;
         let mut flaw = None;
+        if !copies.has(place.spare) {
+            let what = "is on a spare that was not given, or that has no metadata left".to_owned();
+            let flaw = Some(FlawPart { what, offset: place.start });
+            return CopyLine { copy: place.copy, spare: place.spare, start: place.start, generation, flaw };
+        }
         for (page, offset) in copies.superblock_pages(place.copy).into_iter().zip([0, 4096]) {
             match page {
                 Ok(s) => {

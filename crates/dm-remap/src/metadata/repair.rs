@@ -4,13 +4,14 @@
 
 use anyhow::{Context as _, ensure};
 use remap_core::op::Fault;
-use remap_core::recovery::Recovered;
+use remap_core::recovery::{Flaw, Recovered, RecoveryError};
 use remap_core::units::{SECTOR_SIZE, Slot};
-use remap_format::{Entry, EntryFlags, EntryState};
+use remap_format::{DecodeError, Entry, EntryFlags, EntryState};
 use remap_io::{Buf, Device};
 use remap_runtime::{examine, rewrite};
 
 use super::salvage::{Salvage, believed, salvage};
+use crate::open::recovery_refusal;
 
 /// Bytes copied at a time.
 const CHUNK: u64 = 1 << 20;
@@ -31,10 +32,18 @@ pub(crate) struct Outcome {
 /// What can be had of the volume on these spares; `None`: nothing.
 ///
 /// # Errors
-/// Out of memory.
+/// The spares are not of one volume, are of a newer format, or contradict each other; out of memory.
 pub(crate) fn gather(spares: &[Device]) -> anyhow::Result<Option<Salvage>> {
     match examine(spares, true) {
         Ok(recovered) => Ok(Some(believed(&recovered, spares))),
+        Err(
+            error @ (RecoveryError::MixedVolumes { .. }
+            | RecoveryError::DuplicateSpare { .. }
+            | RecoveryError::NoMetadata {
+                flaw: Flaw::Damaged(DecodeError::Version { .. } | DecodeError::Incompatible { .. }),
+                ..
+            }),
+        ) => Err(recovery_refusal(&error, spares)),
         Err(_) => salvage(spares),
     }
 }

@@ -8,11 +8,12 @@ use remap_core::recovery::{Recovered, main_blocks};
 use remap_core::table::Table;
 use remap_core::units::Block;
 use remap_format::{
-    Cause, Entry, EntryFlags, EntryState, MAX_RECORD_PAGES, NO_SLOT, Superblock, SuperblockFlags,
+    Cause, CopyRole, Entry, EntryFlags, EntryState, MAX_RECORD_PAGES, NO_SLOT, Superblock, SuperblockFlags,
 };
 use remap_io::Device;
 
-use super::scan::{self, Copies};
+use super::scan::{self, Copies, Sighting};
+use crate::exit::{Exit, refusal};
 
 /// What could be had.
 pub(crate) struct Salvage {
@@ -29,10 +30,11 @@ pub(crate) struct Salvage {
 /// Collects what can be believed. `None`: there is no whole superblock.
 ///
 /// # Errors
-/// Out of memory.
+/// The superblocks are of several volumes or contradict each other; out of memory.
 pub(crate) fn salvage(spares: &[Device]) -> anyhow::Result<Option<Salvage>> {
     let sightings = scan::superblocks(spares);
     let Some(newest) = scan::newest(&sightings) else { return Ok(None) };
+    refuse_contradiction(newest, &sightings)?;
     let copies = Copies::of(newest, spares, &sightings);
     let mut collected = Collected {
         superblock: newest.clone(),
@@ -44,6 +46,12 @@ pub(crate) fn salvage(spares: &[Device]) -> anyhow::Result<Option<Salvage>> {
         let doubt = "only copies that were taken out of use are left; what changed after that is not known";
         collected.doubts.push(doubt.into());
     }
+    for spare in (0u8..).take(newest.spares.len()).filter(|&spare| !copies.has(spare)) {
+        collected.doubts.push(format!(
+            "spare {spare} of the volume was not given, or nothing on it tells that it is: the blocks on it are lost, and \
+             the newest changes may be missing"
+        ));
+    }
     collected.checkpoint(&copies)?;
     let generation = collected.journal(&copies)?;
     let devices = copies.devices().into_iter().map(Option::<&Device>::cloned).collect();
@@ -52,6 +60,30 @@ pub(crate) fn salvage(spares: &[Device]) -> anyhow::Result<Option<Salvage>> {
     superblock.generation = generation;
     superblock.flags = SuperblockFlags(superblock.flags.0 & !SuperblockFlags::FENCED.0);
     Ok(Some(Salvage { superblock, entries, devices, doubts }))
+}
+
+/// Superblocks of one volume that say different things about one generation leave only guesses.
+fn refuse_contradiction(newest: &Superblock, sightings: &[Sighting]) -> anyhow::Result<()> {
+    let whole = || sightings.iter().filter_map(|s| s.found.as_ref().ok());
+    if let Some(other) = whole().find(|s| s.volume != newest.volume) {
+        let text = format!(
+            "the spares are of two volumes, '{}' and '{}': give the spares of one volume",
+            newest.name, other.name
+        );
+        return Err(refusal(Exit::Mismatch, text));
+    }
+    let header = |s: &Superblock| (s.entries, s.area_pages, s.journal_pages);
+    let same_generation = whole().filter(|s| s.role != CopyRole::Label && s.generation == newest.generation);
+    let fenced = |s: &Superblock| s.flags.has(SuperblockFlags::FENCED);
+    if same_generation.clone().any(|s| fenced(s) == fenced(newest) && header(s) != header(newest)) {
+        let text = format!(
+            "the copies contradict each other about generation {}, and nothing tells which one is right; if there is a \
+             dump, 'metadata restore' brings it back",
+            newest.generation
+        );
+        return Err(refusal(Exit::Metadata, text));
+    }
+    Ok(())
 }
 
 struct Collected {

@@ -118,6 +118,11 @@ impl<'d> Copies<'d> {
         self.devices.iter().map(|d| d.and_then(|d| self.spares.get(d))).collect()
     }
 
+    /// Is the spare of the volume among those that were given?
+    pub(crate) fn has(&self, spare: u8) -> bool {
+        self.devices.get(usize::from(spare)).is_some_and(Option::is_some)
+    }
+
     /// Where the copies lie.
     pub(crate) fn places(&self) -> &[CopyPlace] {
         &self.places
@@ -147,9 +152,9 @@ impl<'d> Copies<'d> {
     /// A page of the superblock's checkpoint, from whichever copy has it whole. Two copies that differ give nothing.
     pub(crate) fn checkpoint_page(&self, index: u32) -> Option<Vec<Entry>> {
         let mut whole: Option<Vec<Entry>> = None;
-        for copy in 0..COPIES {
-            let at = self.shape.page_at(self.superblock.area, index);
-            let Ok(bytes) = self.read(copy, at, PAGE_SIZE) else { continue };
+        // Each copy has its own area in use; the generation in the page tells them apart.
+        for (copy, area) in (0..COPIES).flat_map(|copy| [(copy, 0), (copy, 1)]) {
+            let Ok(bytes) = self.read(copy, self.shape.page_at(area, index), PAGE_SIZE) else { continue };
             let header = PageHeader {
                 volume: self.superblock.volume_tag(),
                 copy,
