@@ -191,7 +191,8 @@ impl Recovered {
                 area: None,
             })
             .collect();
-        let mut table = Table::create(main_blocks(&superblock))?.with_block_sectors(superblock.block_sectors());
+        let mut table =
+            Table::create(main_blocks(&superblock))?.with_block_sectors(superblock.block_sectors());
         let mut pool = empty_pool(&superblock)?;
         for entry in entries {
             install(&superblock, &mut table, &mut pool, entry)?;

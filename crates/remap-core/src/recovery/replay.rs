@@ -158,7 +158,8 @@ impl<'r> Session<'r> {
     }
 
     pub(super) fn build(&self, entries: &[Entry]) -> Result<(Table, SparePool), RecoveryError> {
-        let mut table = Table::create(main_blocks(&self.superblock))?.with_block_sectors(self.superblock.block_sectors());
+        let mut table =
+            Table::create(main_blocks(&self.superblock))?.with_block_sectors(self.superblock.block_sectors());
         let mut pool = empty_pool(&self.superblock)?;
         for entry in entries {
             install(&self.superblock, &mut table, &mut pool, entry)?;
