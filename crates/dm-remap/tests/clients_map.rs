@@ -375,7 +375,7 @@ fn real_map(map: &Path) {
     for &sector in &probes {
         image.write_all_at(&stamp(1, sector), sector * SECTOR).expect("room for a stamp");
     }
-    lab.adopt(&["--map", text(map), "--statuses", "-*/?"]);
+    lab.adopt_to("1G", &["--map", text(map), "--statuses", "-*/?"]);
     let reference = {
         let map = format!("ddrescue-mapfile={}", map.display());
         nbdkit(&lab, "ref", ["--filter=ddrescue", "-r", "file", text(&lab.main()), &map])

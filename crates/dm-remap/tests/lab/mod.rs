@@ -79,7 +79,12 @@ impl Lab {
 
     /// Adopts the main device with a spare file made for it.
     pub(crate) fn adopt(&self, more: &[&str]) {
-        let mut args = vec!["adopt", "MAIN", "SPARE", "--create-spare", "64M", "--name", NAME];
+        self.adopt_to("64M", more);
+    }
+
+    /// The same, with a spare of this size.
+    pub(crate) fn adopt_to(&self, spare: &str, more: &[&str]) {
+        let mut args = vec!["adopt", "MAIN", "SPARE", "--create-spare", spare, "--name", NAME];
         args.extend(more);
         self.dm_remap(&args).ok();
     }
