@@ -14,7 +14,8 @@ mod volume;
 
 pub use queue::VolumeQueue;
 pub use spares::{
-    AdoptError, AdoptOptions, AdoptReport, RewriteError, adopt, examine, lost_entries, main_identity, rehearse, rewrite,
+    AdoptError, AdoptOptions, AdoptReport, RewriteError, adopt, examine, lost_entries, main_identity,
+    rehearse, rewrite,
 };
 pub use status::{LaneCounters, SpareStatus, Status};
 pub use volume::{MAX_IO, OnNotice, OpenError, OpenOptions, OpenReport, Stopped, Volume, lost_extents};

@@ -391,6 +391,12 @@ fn check_main(
         ("serial number", &then.serial, &now.serial),
         ("content", &then.content_uuid, &now.content_uuid),
     ];
+    if named.iter().all(|(_, then, _)| then.is_empty()) {
+        warnings.push(format!(
+            "{}: had no WWN, serial number or known contents when it was adopted; only its size could be checked",
+            main.path().display()
+        ));
+    }
     // The strongest identity that was known then decides; what cannot be read now proves nothing.
     if let Some((what, then, now)) = named.into_iter().find(|(_, then, _)| !then.is_empty()) {
         if now.is_empty() && what == "content" && !start_is_readable(main) {
