@@ -71,7 +71,7 @@ fn dmsetup(args: &MapExportArgs, snapshot: &Snapshot) -> anyhow::Result<String> 
         None => head.main.clone(),
     };
     if args.spare_paths.len() > head.spares.len() {
-        let text = format!("the volume has {} spares: give no more --spare-path", head.spares.len());
+        let text = format!("the volume has no more than {} spares: too many --spare-path", head.spares.len());
         return Err(refusal(Exit::Usage, text));
     }
     let spares: Vec<DeviceName> = head
