@@ -217,7 +217,7 @@ pub(crate) struct StatusArgs {
     /// JSON, with a schema_version
     #[arg(long, conflicts_with = "line")]
     pub(crate) json: bool,
-    /// One line: 0 <sectors> remap v2.0 ...
+    /// One line: `0 SECTORS remap v2.0 ...`
     #[arg(long)]
     pub(crate) line: bool,
     /// Show it again every so many seconds, until interrupted

@@ -323,15 +323,15 @@ fn one_client_on_standard_input() {
 }
 
 #[test]
-fn a_service_manager_gives_the_socket_and_is_told() {
+fn a_service_starter_gives_the_socket_and_is_told() {
     let bench = Bench::create();
     bench.adopted();
-    let manager = UnixDatagram::bind(bench.path("manager")).unwrap();
+    let starter = UnixDatagram::bind(bench.path("starter")).unwrap();
     let socket = UnixListener::bind(bench.path("given")).unwrap();
     let mut shell = std::process::Command::new("sh");
     let command = bench.command(&[]);
     shell.current_dir(bench.path(".")).env("XDG_RUNTIME_DIR", bench.path("."));
-    shell.env("NOTIFY_SOCKET", bench.path("manager"));
+    shell.env("NOTIFY_SOCKET", bench.path("starter"));
     shell.args([
         "-c",
         "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" serve main --spare spare",
@@ -343,13 +343,13 @@ fn a_service_manager_gives_the_socket_and_is_told() {
         .spawn()
         .unwrap();
     let mut word = [0; 64];
-    let len = manager.recv(&mut word).unwrap();
+    let len = starter.recv(&mut word).unwrap();
     assert_eq!(&word[..len], b"READY=1");
     assert_eq!(client(&Uri::unix(&bench.path("given"), "vol")).size(), 4 << 20);
     assert!(!exists(&bench.path("dm-remap/vol.nbd")), "the given socket is the only one");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, Signal::INT).unwrap();
-    let len = manager.recv(&mut word).unwrap();
+    let len = starter.recv(&mut word).unwrap();
     assert_eq!(&word[..len], b"STOPPING=1");
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }

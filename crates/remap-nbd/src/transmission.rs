@@ -19,7 +19,7 @@ use crate::proto::{
 pub struct Head {
     /// [`command_flag`](crate::proto::command_flag).
     pub flags: u16,
-    /// [`command`](crate::proto::command).
+    /// [`command`].
     pub command: u16,
     /// The client's name for the request; opaque.
     pub cookie: u64,
