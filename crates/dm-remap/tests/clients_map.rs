@@ -342,7 +342,7 @@ fn the_exported_table_gives_the_same_device() {
 /// Real maps, where there are any: with a sparse image of the disk's size, at the ends of every run of bad sectors.
 #[test]
 fn real_maps_agree_with_nbdkit() {
-    let Some(folder) = std::env::var_os("DM_REMAP_TEST_DATA") else {
+    let Some(folder) = std::env::var_os("DM_REMAP_TEST_DATA").filter(|name| !name.is_empty()) else {
         println!("DM_REMAP_TEST_DATA names no directory with *.map files: nothing to do");
         return;
     };

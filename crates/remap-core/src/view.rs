@@ -1,7 +1,7 @@
 //! What readers on other threads see of the table, without locks and without allocation.
 //!
-//! Invariant: outside of a [`Change`] the view equals the table; a look-up that overlapped a change is noticed by the
-//! version and repeated, at most [`RETRIES`] times, after which the answer is "ask the owner", which is always right.
+//! Invariant: outside of a `Change` the view equals the table; a look-up that overlapped a change is noticed by the
+//! version and repeated, at most `RETRIES` times, after which the answer is "ask the owner", which is always right.
 //! Nothing is ever freed while the view lives, so a reader can never follow a dead pointer.
 //!
 //! Three stages, cheapest first: a bit per region of the device (nearly every look-up ends there), a sorted directory of
