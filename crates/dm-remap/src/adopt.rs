@@ -16,7 +16,7 @@ use remap_runtime::{AdoptOptions, AdoptReport};
 use crate::cli::{AdoptArgs, MapForm};
 use crate::exit::{Exit, refusal};
 use crate::open::{Access, Opener, SpareArg, adopt_refusal};
-use crate::units::{format_sectors, format_size};
+use crate::units::{format_count, format_sectors, format_size};
 
 /// Largest list of bad sectors that is read, in bytes.
 const LIST_MAX: u64 = 1 << 30;
@@ -35,7 +35,7 @@ pub(crate) fn run(args: &AdoptArgs) -> anyhow::Result<ExitCode> {
         made.make_missing(spare, args.create_spare)?;
     }
     let spares = opener.spares(&args.spares, Access::Write)?;
-    let lost_count = lost.iter().map(Extent::sectors).sum();
+    let known = Known::of(&lost, args.block_size);
     let options = AdoptOptions {
         name,
         block_size: args.block_size,
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &AdoptArgs) -> anyhow::Result<ExitCode> {
         let report =
             remap_runtime::rehearse(&main, &spares, &options).map_err(|e| adopt_refusal(e, &spares))?;
         println!("dry run: {} can be adopted; nothing was written", main.path().display());
-        print_spare(&report, args.block_size, lost_count);
+        print_spare(&report, args.block_size, &known);
         return Ok(Exit::Done.into());
     }
     let report = remap_runtime::adopt(&main, &spares, &options).map_err(|e| adopt_refusal(e, &spares))?;
@@ -58,23 +58,50 @@ pub(crate) fn run(args: &AdoptArgs) -> anyhow::Result<ExitCode> {
         report.superblock.name,
         format_size(main.size())
     );
-    print_spare(&report, args.block_size, lost_count);
+    print_spare(&report, args.block_size, &known);
     let spare_words: String = args.spares.iter().map(|s| format!(" --spare {}", spare_word(s))).collect();
     println!("next: dm-remap serve {}{spare_words}", args.main.display());
     Ok(Exit::Done.into())
 }
 
-fn print_spare(report: &AdoptReport, block_size: u32, lost_count: u64) {
+/// How much a list of lost sectors says.
+struct Known {
+    sectors: u64,
+    /// Blocks with lost sectors.
+    blocks: u64,
+}
+
+impl Known {
+    fn of(lost: &[Extent], block_size: u32) -> Self {
+        let per_block = u64::from(block_size) / SECTOR_SIZE;
+        let (mut blocks, mut reached) = (0, 0);
+        for extent in lost {
+            let first = (extent.start().0 / per_block).max(reached);
+            reached = extent.end().0.div_ceil(per_block);
+            blocks += reached.saturating_sub(first);
+        }
+        Self { sectors: lost.iter().map(Extent::sectors).sum(), blocks }
+    }
+}
+
+fn print_spare(report: &AdoptReport, block_size: u32, known: &Known) {
     println!(
         "spare: {} slots of {} free for bad blocks; {COPIES} copies of the metadata take {}",
         report.slots.free,
         format_size(u64::from(block_size)),
         format_size(report.metadata_bytes)
     );
-    if lost_count > 0 {
+    if known.sectors == 0 {
+        return;
+    }
+    println!(
+        "{} in {} known to be lost: reads of them fail until they are overwritten",
+        format_sectors(known.sectors),
+        format_count(known.blocks, "block")
+    );
+    if known.blocks > report.slots.free {
         println!(
-            "{} known to be lost: reads of them fail until they are overwritten",
-            format_sectors(lost_count)
+            "note: the spare cannot take all of these blocks; those that the disk does not rewrite itself need a larger one"
         );
     }
 }
@@ -197,6 +224,14 @@ impl Drop for MadeFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_with_lost_sectors_count_once() {
+        let extent = |start, end| Extent::between(Sector(start), Sector(end)).unwrap();
+        let known = Known::of(&[extent(0, 1), extent(2, 9), extent(15, 33), extent(39, 40)], 4096);
+        assert_eq!((known.sectors, known.blocks), (27, 5));
+        assert_eq!(Known::of(&[], 512).blocks, 0);
+    }
 
     #[test]
     fn default_names_fit_a_file_name() {

@@ -136,7 +136,7 @@ fn lists_of_lost_sectors_are_checked_before_anything_is_written() {
     assert!(!exists(&bench.path("spare")));
     adopt("99999\n").refused(4, &["list: names sector 99999", "2048"]);
     let said = adopt("100-107\n2047\n").done();
-    assert!(said.out.contains("9 sectors (4.5 KiB) known to be lost"), "{said:?}");
+    assert!(said.out.contains("9 sectors (4.5 KiB) in 3 blocks known to be lost"), "{said:?}");
 }
 
 #[test]
