@@ -41,6 +41,11 @@ impl World {
                 self.clearing[block as usize] = true;
             }
         }
+        match command {
+            Command::Suspend => self.suspended = true,
+            Command::Resume => self.suspended = false,
+            _ => {}
+        }
         self.commands.push(id);
         let now = self.now;
         if let Some(life) = &mut self.life {

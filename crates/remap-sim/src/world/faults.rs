@@ -166,14 +166,18 @@ impl World {
     }
 
     fn spoil_metadata(&mut self) {
+        let Some(life) = &self.life else { return };
+        let (live, in_step) = (life.engine.is_live(), life.engine.copies_in_step());
         let places = self.places();
         let (place, disk) = places[self.rng.index(places.len())];
         let bad_now: Vec<u8> =
             places.iter().filter(|(p, d)| self.has_bad(p, *d)).map(|(p, _)| p.copy).collect();
-        let sound_left = places
-            .iter()
-            .any(|(p, _)| p.spare == place.spare && p.copy != place.copy && !bad_now.contains(&p.copy));
-        if !sound_left || (!bad_now.contains(&place.copy) && bad_now.len() >= MAX_BAD_COPIES) {
+        // What rotted before this life must have been repaired: another copy on the same spare is whole.
+        let whole = |p: &CopyPlace| in_step[usize::from(p.copy)] && !bad_now.contains(&p.copy);
+        let whole_left =
+            places.iter().any(|(p, _)| p.spare == place.spare && p.copy != place.copy && whole(p));
+        let too_many = !bad_now.contains(&place.copy) && bad_now.len() >= MAX_BAD_COPIES;
+        if !live || !whole_left || too_many {
             return;
         }
         let extent = self.copy_extent(&place);

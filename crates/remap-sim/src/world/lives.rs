@@ -147,6 +147,7 @@ impl World {
             }
         }
         self.life = None;
+        self.suspended = false;
         self.clients.clear();
         self.parts.clear();
         self.graces.clear();

@@ -131,6 +131,8 @@ pub struct World {
     trouble: u64,
     /// The last tick at which the spare was full.
     full_at: u64,
+    /// A command suspended remapping, and none resumed it.
+    suspended: bool,
     path_until: Option<(usize, u64)>,
     steps: u64,
     quiet: bool,
@@ -188,6 +190,7 @@ impl World {
             tick: 1,
             trouble: 0,
             full_at: 0,
+            suspended: false,
             path_until: None,
             steps: 0,
             quiet: false,
@@ -269,6 +272,9 @@ impl World {
     fn pump(&mut self) -> Checked {
         loop {
             let Some(life) = &mut self.life else { return Ok(()) };
+            if self.suspended && life.engine.breaker().is_none() {
+                return Err(Violation("a suspension by command ended by itself".into()));
+            }
             let state = life.engine.state();
             if state == VolumeState::Frozen {
                 self.trouble = self.tick;
