@@ -106,6 +106,19 @@ impl Record {
         seal(out, CRC_AT, MAGIC);
     }
 
+    /// Do the bytes begin like the record that `expected` names, whole or not? Then its write was begun.
+    #[must_use]
+    pub fn is_begun(bytes: &[u8], expected: &RecordHeader) -> bool {
+        RawRecordHeader::read_from_prefix(bytes).is_ok_and(|(raw, _)| {
+            raw.magic == MAGIC
+                && raw.volume == expected.volume
+                && raw.copy == expected.copy
+                && raw.position.get() == expected.position
+                && raw.checkpoint.get() == expected.checkpoint
+                && raw.generation.get() == expected.generation
+        })
+    }
+
     /// Reads a record from the front of `bytes`, the journal from `expected.position` on; its generation must be
     /// `expected.generation`.
     ///

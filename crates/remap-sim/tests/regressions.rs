@@ -51,3 +51,11 @@ fn every_spare_is_recognised_after_a_crash() {
 fn probes_go_round() {
     passes(1733);
 }
+
+/// The torn remains of a record became whole when another life wrote, torn, to the same place: the table named a slot that
+/// held another block's bytes.
+#[test]
+fn a_record_never_finished_stays_dead() {
+    let outcome = world::run(&Scenario::of_seed(106_230, 2000));
+    assert!(outcome.is_ok(), "{:?}", outcome.err().map(|(violation, _)| violation));
+}

@@ -25,6 +25,9 @@ pub(super) struct Session<'r> {
     copies: Vec<CopyReport>,
     /// Copies that name the elected checkpoint.
     members: [bool; COPIES as usize],
+    /// The remains of a record that was begun and never finished lie at the end of the journal. Writing another one over them
+    /// could, torn, make the first one whole: the journal must start over.
+    unfinished: bool,
 }
 
 impl<'r> Session<'r> {
@@ -56,7 +59,7 @@ impl<'r> Session<'r> {
             }
         }
         let shape = shape_of(&superblock);
-        Ok(Self { reader, devices, superblock, shape, copies, members: election.members })
+        Ok(Self { reader, devices, superblock, shape, copies, members: election.members, unfinished: false })
     }
 
     fn read(&mut self, copy: usize, offset: u64, into: &mut [u8]) -> Result<(), (Flaw, u64)> {
@@ -192,7 +195,7 @@ impl<'r> Session<'r> {
                 report.generation = Some(generation);
             }
         }
-        let needs_repair = self.copies.iter().any(|c| c.flaw.is_some());
+        let needs_repair = self.unfinished || self.copies.iter().any(|c| c.flaw.is_some());
         Ok(Recovered {
             superblock: self.superblock,
             devices: self.devices,
@@ -267,7 +270,9 @@ impl<'r> Session<'r> {
             checkpoint: self.superblock.generation,
             generation,
         };
-        Record::decode(bytes, &expected, self.superblock.block_sectors()).map_err(|error| {
+        let decoded = Record::decode(bytes, &expected, self.superblock.block_sectors());
+        self.unfinished |= decoded.is_err() && Record::is_begun(bytes, &expected);
+        decoded.map_err(|error| {
             let start = self.copies.get(copy).map_or(0, |c| c.start);
             (Flaw::Damaged(error), start + self.shape.journal_at(position))
         })
