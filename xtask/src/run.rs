@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::tally::Tally;
+use crate::tally::{Reader, Tally};
 
 /// What became of a child.
 #[derive(Debug)]
@@ -42,27 +42,27 @@ pub(crate) fn run(mut command: Command) -> Result<Outcome> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("{command:?} does not start; is coreutils' `timeout` installed?"))?;
-    let tally = Mutex::new(Tally::default());
+    let reader = Mutex::new(Reader::default());
     let out = child.stdout.take();
     let err = child.stderr.take();
     thread::scope(|scope| {
-        scope.spawn(|| out.map(|pipe| pass_on(pipe, std::io::stdout(), &tally)));
-        scope.spawn(|| err.map(|pipe| pass_on(pipe, std::io::stderr(), &tally)));
+        scope.spawn(|| out.map(|pipe| pass_on(pipe, std::io::stdout(), &reader)));
+        scope.spawn(|| err.map(|pipe| pass_on(pipe, std::io::stderr(), &reader)));
     });
     let status = child.wait().context("waiting for a child")?;
     let end = match status.code() {
         Some(124 | 137) => "ran out of time".to_owned(),
         _ => status.to_string(),
     };
-    Ok(Outcome { good: status.success(), end, tally: tally.into_inner().unwrap_or_default() })
+    Ok(Outcome { good: status.success(), end, tally: reader.into_inner().unwrap_or_default().tally() })
 }
 
-fn pass_on(from: impl Read, mut to: impl Write, tally: &Mutex<Tally>) {
+fn pass_on(from: impl Read, mut to: impl Write, reader: &Mutex<Reader>) {
     let mut lines = BufReader::new(from);
     let mut line = Vec::new();
     while matches!(lines.read_until(b'\n', &mut line), Ok(1..)) {
-        if let Ok(mut tally) = tally.lock() {
-            tally.line(&String::from_utf8_lossy(&line));
+        if let Ok(mut reader) = reader.lock() {
+            reader.line(&String::from_utf8_lossy(&line));
         }
         // A closed terminal is no reason to stop the tests.
         let _ = to.write_all(&line).and_then(|()| to.flush());

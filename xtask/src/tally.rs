@@ -12,25 +12,34 @@ pub(crate) struct Tally {
     pub(crate) failed: u64,
 }
 
-impl Tally {
+/// Reads the output of one run of tests.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    libtest: Tally,
+    nextest: Option<Tally>,
+}
+
+impl Reader {
     /// Takes a line of output into account.
     pub(crate) fn line(&mut self, line: &str) {
         let line = line.trim();
         if let Some(rest) = line.strip_prefix("test result: ") {
-            for part in rest.split(['.', ';']) {
-                self.count(part);
-            }
-        } else if line.starts_with("Summary [") {
-            let Some((_, counts)) = line.split_once("tests run: ").or_else(|| line.split_once("test run: "))
-            else {
-                return;
-            };
-            for part in counts.split(',') {
-                self.count(part);
-            }
+            rest.split(['.', ';']).for_each(|part| self.libtest.count(part));
+        } else if line.starts_with("Summary [")
+            && let Some((_, counts)) = line.split_once(" run: ")
+        {
+            let tally = self.nextest.insert(Tally::default());
+            counts.split(',').for_each(|part| tally.count(part));
         }
     }
 
+    /// What ran. Under nextest each failed test shows a libtest summary of its own, which must not count twice.
+    pub(crate) fn tally(&self) -> Tally {
+        self.nextest.unwrap_or(self.libtest)
+    }
+}
+
+impl Tally {
     fn count(&mut self, part: &str) {
         let mut words = part.split_whitespace();
         let Some(Ok(number)) = words.next().map(str::parse::<u64>) else { return };
@@ -51,14 +60,14 @@ impl AddAssign for Tally {
 
 #[cfg(test)]
 mod tests {
-    use super::Tally;
+    use super::{Reader, Tally};
 
     fn tally(lines: &[&str]) -> Tally {
-        let mut tally = Tally::default();
+        let mut reader = Reader::default();
         for line in lines {
-            tally.line(line);
+            reader.line(line);
         }
-        tally
+        reader.tally()
     }
 
     #[test]
@@ -66,6 +75,7 @@ mod tests {
         let seen = tally(&[
             "     Summary [  12.345s] 40 tests run: 37 passed (1 slow), 2 failed, 1 timed out, 5 skipped\n",
             "        FAIL [   0.010s] dm-remap::cli_usage 3 passed\n",
+            "    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 38 filtered out\n",
         ]);
         assert_eq!(seen, Tally { passed: 37, failed: 3 });
         assert_eq!(tally(&["Summary [ 0.1s] 1 test run: 1 passed, 0 skipped"]).passed, 1);

@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::mounted::wait_until;
-use super::{Lab, NAME, Tool};
+use super::{Lab, NAME};
 
 /// `dm-remap serve` on the devices of a lab.
 pub(crate) struct Server {
@@ -101,9 +101,9 @@ pub(crate) fn unix_uri(socket: &Path, name: &str) -> String {
     format!("nbd+unix:///{name}?socket={}", socket.display())
 }
 
-/// An nbdkit in the background.
+/// An nbdkit; it ends with this process even if nobody drops it.
 pub(crate) struct Nbdkit {
-    pid: Pid,
+    child: Child,
     socket: PathBuf,
 }
 
@@ -116,22 +116,22 @@ impl Nbdkit {
 impl Drop for Nbdkit {
     fn drop(&mut self) {
         // It may have ended by itself.
-        let _ = kill_process(self.pid, Signal::KILL);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
-/// Starts nbdkit; it goes into the background when it is ready.
+/// Starts nbdkit and waits until it is ready.
 pub(crate) fn nbdkit<A: AsRef<OsStr>>(lab: &Lab, name: &str, args: impl IntoIterator<Item = A>) -> Nbdkit {
     let (socket, pid_file) = (lab.path(name), lab.path(&format!("{name}.pid")));
-    Tool::of("nbdkit").arg("-U").arg(&socket).arg("-P").arg(&pid_file).args(args).ok();
-    // The process that went into the background writes it, maybe after the one in front has ended.
-    let mut pid = None;
+    let mut command = Command::new("nbdkit");
+    command.args(["--foreground", "--exit-with-parent", "-U"]).arg(&socket).arg("-P").arg(&pid_file);
+    let child = command.args(args).stdin(Stdio::null()).spawn().expect("nbdkit starts");
+    let mut nbdkit = Nbdkit { child, socket };
+    // It writes this file when it takes connections.
     wait_until("nbdkit", || {
-        let text = fs::read_to_string(&pid_file).unwrap_or_default();
-        // Whole only with its line end.
-        pid = text.strip_suffix('\n').and_then(|number| number.parse().ok()).and_then(Pid::from_raw);
-        pid.is_some()
+        assert!(matches!(nbdkit.child.try_wait(), Ok(None)), "nbdkit ended before it was ready");
+        pid_file.exists()
     });
-    let pid = pid.expect("it was waited for");
-    Nbdkit { pid, socket }
+    nbdkit
 }
