@@ -160,15 +160,36 @@ impl Shared {
         u64::from(self.volume.block_sectors())
     }
 
+    /// Finishes what is under way and ends the owner; once.
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            self.owner.post(ToOwner::Stop);
+            // A panic of the owner was printed by its own thread.
+            let _ = thread.join();
+        }
+    }
+
     pub(crate) fn queues(&self) -> Vec<Arc<QueueMail>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// A volume in service. Cheap to clone.
+/// A volume in service. Cheap to clone; the last handle that goes stops it.
 #[derive(Clone)]
 pub struct Volume {
     shared: Arc<Shared>,
+    _last: Arc<StopWithLast>,
+}
+
+/// Stops the owner when the last handle is dropped.
+struct StopWithLast(Arc<Shared>);
+
+impl Drop for StopWithLast {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 impl Volume {
@@ -241,7 +262,7 @@ impl Volume {
             owner::run(&for_owner, recovered, config, clock, on_notice, &live);
         })?;
         *shared.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-        let volume = Self { shared };
+        let volume = Self { _last: Arc::new(StopWithLast(Arc::clone(&shared))), shared };
         match is_live.recv() {
             Ok(Ok(())) => Ok(volume),
             Ok(Err(owner::StartError::Metadata(fault))) => {
@@ -297,6 +318,25 @@ impl Volume {
         self.query(|engine| engine.table().iter().copied().collect())
     }
 
+    /// The entries that touch an extent, each whole, in order.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn entries_in(&self, extent: Extent) -> Result<Vec<Entry>, Stopped> {
+        let per_block = self.shared.block_sectors();
+        self.query(move |engine| {
+            let mut entries = Vec::new();
+            let mut block = Block(extent.start().0 / per_block);
+            while let Some(entry) =
+                engine.table().next_from(block).filter(|e| e.block * per_block < extent.end().0)
+            {
+                entries.push(*entry);
+                block = Block(entry.end());
+            }
+            entries
+        })
+    }
+
     /// Slots that went bad.
     ///
     /// # Errors
@@ -323,13 +363,7 @@ impl Volume {
 
     /// Finishes what is under way and ends the owner. Queues that still exist give [`crate::front::FrontError::Shutdown`].
     pub fn stop(&self) {
-        self.shared.stopping.store(true, Ordering::Release);
-        let thread = self.shared.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            self.shared.owner.post(ToOwner::Stop);
-            // A panic of the owner was printed by its own thread.
-            let _ = thread.join();
-        }
+        self.shared.stop();
     }
 }
 

@@ -8,7 +8,7 @@ use std::io::{Read, Seek, SeekFrom};
 use common::{Client, Lab, MAIN_SIZE, extent, pattern};
 use remap_core::engine::{Command, VolumeState};
 use remap_core::op::RequestKind;
-use remap_format::{Cause, Policy};
+use remap_format::{Cause, Policy, Superblock, SuperblockFlags};
 use remap_runtime::front::{BlockState, ByteRange, Export, FrontError};
 use remap_runtime::{OpenError, OpenOptions, Volume};
 
@@ -233,5 +233,32 @@ fn a_full_spare_refuses_honestly_and_everything_else_goes_on() {
     assert_eq!(client.read(0, 8), (Ok(()), vec![0; 4096]));
     client.assert_original(8008, 8);
     drop(client);
+    volume.stop();
+}
+
+#[test]
+fn a_spare_whose_copies_are_all_fenced_is_still_known() {
+    let lab = Lab::make(Policy::default(), 2);
+    let volume = lab.serve("");
+    volume.command(Command::Remap(extent(800, 8), Cause::Manual)).expect("remap");
+    volume.stop();
+    drop(volume);
+    let mut bytes = std::fs::read(lab.spare(1)).expect("spare");
+    for place in remap_format::layout::copy_places(&[2 << 20; 2]).iter().filter(|p| p.spare == 1) {
+        let start = place.start as usize;
+        let pages = [0, 4096].map(|page| start + page..start + page + 4096);
+        let found = pages
+            .iter()
+            .find_map(|page| Superblock::decode(&bytes[page.clone()]).ok())
+            .expect("a superblock");
+        let fenced = Superblock { flags: SuperblockFlags::FENCED, ..found };
+        pages.into_iter().for_each(|page| fenced.encode(&mut bytes[page]));
+    }
+    std::fs::write(lab.spare(1), &bytes).expect("spare");
+    let (volume, report) = Volume::open(lab.main_device(), lab.spares(2), OpenOptions::default())
+        .expect("three copies are whole");
+    assert!(report.repaired);
+    let status = volume.status().expect("status");
+    assert_eq!((status.counts.remapped_blocks, status.copies_in_step), (1, [true; 5]));
     volume.stop();
 }

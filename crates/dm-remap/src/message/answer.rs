@@ -76,7 +76,13 @@ fn carry_out(service: &Service, command: &str, args: &[&str]) -> Outcome {
         }),
         ("save", []) => {
             save(service).map_err(|why| format!("metadata save failed: {why}"))?;
-            Ok("metadata saved successfully".into())
+            let good = report(service)?.metadata.copies_in_step.iter().filter(|&&copy| copy).count();
+            Ok(match good {
+                5 => "metadata saved successfully".into(),
+                _ => {
+                    format!("metadata saved, but only {good} of 5 copies could be written: replace the spare")
+                }
+            })
         }
         ("sync", []) => {
             save(service).map_err(|why| format!("sync failed: {why}"))?;
@@ -138,9 +144,9 @@ fn whole_volume(service: &Service) -> Result<Extent, String> {
 /// The entry that a sector is in.
 fn entry_at(service: &Service, sector: Sector) -> Result<Option<Entry>, String> {
     let block = sector.0 / u64::from(service.volume.superblock().block_sectors());
-    let entries = service.volume.entries().map_err(|error| format!("error: {error}"))?;
-    let at = entries.partition_point(|entry| entry.end() <= block);
-    Ok(entries.get(at).copied().filter(|entry| entry.block <= block))
+    let here = Extent::new(sector, 1).ok_or("error: no such sector")?;
+    let entries = service.volume.entries_in(here).map_err(|error| format!("error: {error}"))?;
+    Ok(entries.first().copied().filter(|entry| entry.block <= block))
 }
 
 /// Where a remapped sector is: the spare, and the sector on it, counted from the start of the spare.

@@ -11,6 +11,8 @@ use super::{CopyReport, Flaw, RecoveryError, SpareReader};
 struct Found {
     device: usize,
     superblock: Superblock,
+    /// Its copy is not to be believed; it still says which spare this is.
+    fenced: bool,
 }
 
 /// The newest believable superblock on any device; every device must hold one of the same volume.
@@ -19,23 +21,22 @@ pub(super) fn newest_superblock(
     sizes: &[u64],
 ) -> Result<Superblock, RecoveryError> {
     let mut best: Option<Superblock> = None;
+    let mut volume = None;
     for device in 0..sizes.len() {
         let found = scan_device(reader, device, sizes)?;
-        for candidate in found {
-            let superblock = candidate.superblock;
-            match &best {
-                Some(b) if b.volume != superblock.volume => {
-                    return Err(RecoveryError::MixedVolumes { spare: device, name: superblock.name });
-                }
-                Some(b) if !newer(superblock.generation, b.generation) => {}
-                _ => best = Some(superblock),
+        for Found { superblock, fenced, .. } in found {
+            if *volume.get_or_insert(superblock.volume) != superblock.volume {
+                return Err(RecoveryError::MixedVolumes { spare: device, name: superblock.name });
+            }
+            if !fenced && best.as_ref().is_none_or(|b| newer(superblock.generation, b.generation)) {
+                best = Some(superblock);
             }
         }
     }
-    best.ok_or(RecoveryError::NoMetadata { spare: 0, flaw: Flaw::Damaged(DecodeError::Magic("superblock")) })
+    best.ok_or(RecoveryError::NoMetadata { spare: 0, flaw: Flaw::Fenced })
 }
 
-/// All whole, unfenced superblocks on a device.
+/// All whole superblocks on a device; at least one.
 fn scan_device(
     reader: &mut dyn SpareReader,
     device: usize,
@@ -44,15 +45,14 @@ fn scan_device(
     let size = sizes.get(device).copied().unwrap_or(0);
     let mut found: Vec<Found> = Vec::new();
     let mut flaw = None;
-    let mut fenced = false;
     let mut places = layout::search_places(size);
     let mut next = 0;
     while let Some(&place) = places.get(next) {
         next += 1;
         for page in 0..layout::SUPERBLOCK_PAGES {
             match read_superblock(reader, device, place + page * PAGE_SIZE as u64, size) {
-                Ok(superblock) if superblock.flags.has(SuperblockFlags::FENCED) => fenced = true,
                 Ok(superblock) => {
+                    let fenced = superblock.flags.has(SuperblockFlags::FENCED);
                     // A device that has grown keeps its anchors where its recorded size puts them.
                     let recorded =
                         superblock.spares.get(usize::from(superblock.spare_index)).map_or(0, |s| s.size);
@@ -61,7 +61,7 @@ fn scan_device(
                             places.push(old);
                         }
                     }
-                    found.push(Found { device, superblock });
+                    found.push(Found { device, superblock, fenced });
                 }
                 Err(Flaw::Damaged(e @ (DecodeError::Version { .. } | DecodeError::Incompatible { .. }))) => {
                     return Err(RecoveryError::NoMetadata { spare: device, flaw: Flaw::Damaged(e) });
@@ -76,11 +76,7 @@ fn scan_device(
         }
     }
     if found.is_empty() {
-        let flaw = if fenced {
-            Flaw::Fenced
-        } else {
-            flaw.unwrap_or(Flaw::Damaged(DecodeError::Magic("superblock")))
-        };
+        let flaw = flaw.unwrap_or(Flaw::Damaged(DecodeError::Magic("superblock")));
         return Err(RecoveryError::NoMetadata { spare: device, flaw });
     }
     Ok(found)
