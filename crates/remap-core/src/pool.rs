@@ -224,3 +224,106 @@ impl SparePool {
         &self.retired
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::vec;
+    use std::vec::Vec;
+
+    fn pool(slots: &[u64], metadata: &[(u64, u64)]) -> SparePool {
+        let mut pool = SparePool::default();
+        for &slots in slots {
+            pool.add_spare(slots, metadata).expect("memory");
+        }
+        pool
+    }
+
+    #[test]
+    fn every_slot_once_and_never_under_metadata() {
+        let mut pool = pool(&[100_000, 300], &[(0, 10), (150, 160)]);
+        let total = pool.counts(None).total;
+        assert_eq!(total, 100_300 - 40);
+        let mut seen = BTreeSet::new();
+        while let Some(slot) = pool.acquire() {
+            assert!(!(0..10).contains(&slot.index()) && !(150..160).contains(&slot.index()), "{slot}");
+            assert!(seen.insert(slot), "{slot} was handed out twice");
+        }
+        assert_eq!(seen.len() as u64, total);
+        assert_eq!(pool.counts(None).free, 0);
+    }
+
+    #[test]
+    fn slot_writes_spread_evenly() {
+        // Half of the slots are in use for good; the others take remap after remap.
+        let mut pool = pool(&[512], &[]);
+        let fixed: Vec<Slot> = (0..256).filter_map(|_| pool.acquire()).collect();
+        assert_eq!(fixed.len(), 256);
+        let mut writes: BTreeMap<Slot, u32> = BTreeMap::new();
+        for _ in 0..256 * 40 {
+            let slot = pool.acquire().expect("half is free");
+            *writes.entry(slot).or_default() += 1;
+            pool.free(slot);
+        }
+        let (least, most) = (writes.values().min().copied(), writes.values().max().copied());
+        assert_eq!((writes.len(), least, most), (256, Some(40), Some(40)));
+    }
+
+    #[test]
+    fn a_fragmented_pool_is_used_up_to_the_last_slot() {
+        let mut pool = pool(&[1000], &[]);
+        let all: Vec<Slot> = core::iter::from_fn(|| pool.acquire()).collect();
+        for slot in all.iter().step_by(7) {
+            pool.free(*slot);
+        }
+        let again: BTreeSet<Slot> = core::iter::from_fn(|| pool.acquire()).collect();
+        assert_eq!(again, all.iter().step_by(7).copied().collect());
+    }
+
+    #[test]
+    fn a_retired_slot_never_comes_back() {
+        let mut pool = pool(&[64], &[]);
+        let bad = pool.acquire().expect("free");
+        pool.retire(&SparePool::retired_entry(bad, 0));
+        let rest: Vec<Slot> = core::iter::from_fn(|| pool.acquire()).collect();
+        assert!(rest.len() == 63 && !rest.contains(&bad));
+        assert_eq!(pool.counts(Some(0)), SlotCounts { total: 63, free: 0, retired: 1 });
+    }
+
+    #[test]
+    fn spares_are_filled_alike() {
+        let mut pool = pool(&[10_000, 10_000, 5_000], &[]);
+        for _ in 0..12_000 {
+            pool.acquire().expect("free");
+        }
+        let free = [0, 1, 2].map(|n| pool.counts(Some(n)).free);
+        assert!(free.iter().all(|&f| f.abs_diff(free[0]) < 700), "{free:?}");
+    }
+
+    #[test]
+    fn what_the_disk_says_is_checked() {
+        let mut pool = pool(&[100], &[(0, 10)]);
+        let entry = |slot: u64, count| Entry {
+            block: 5,
+            count,
+            slot,
+            lost: 0,
+            state: EntryState::Remapped,
+            cause: Cause::Manual,
+            flags: EntryFlags::default(),
+            errors: 0,
+            time: 0,
+        };
+        assert_eq!(pool.claim(&entry(20, 5)), Ok(()));
+        let wrong = vec![
+            (entry(24, 1), ClaimError::Taken(Slot(24))),
+            (entry(9, 1), ClaimError::Taken(Slot(9))),
+            (entry(99, 2), ClaimError::NoSuchSlot(Slot(99))),
+            (entry(Slot::new(1, 0).0, 1), ClaimError::NoSuchSlot(Slot::new(1, 0))),
+        ];
+        for (entry, error) in wrong {
+            assert_eq!(pool.claim(&entry), Err(error));
+        }
+    }
+}
