@@ -113,7 +113,12 @@ impl Opener {
             direct: self.direct,
             slice: spare.slice(),
         };
-        let device = Device::open(&spare.path, &options)?;
+        let mut device = Device::open(&spare.path, &options)?;
+        if self.direct == Direct::Auto && !device.is_block_device() && device.limits().logical_block > 512 {
+            // The file system below wants larger direct I/O than the disk that the file stands for: sectors matter more.
+            drop(device);
+            device = Device::open(&spare.path, &OpenOptions { direct: Direct::Never, ..options })?;
+        }
         let Some(node) = node else { return Ok(device) };
         let range = spare.start..spare.start.saturating_add(device.size());
         let overlaps = |other: &Range<u64>| range.start < other.end && other.start < range.end;
