@@ -59,3 +59,9 @@ fn a_record_never_finished_stays_dead() {
     let outcome = world::run(&Scenario::of_seed(106_230, 2000));
     assert!(outcome.is_ok(), "{:?}", outcome.err().map(|(violation, _)| violation));
 }
+
+/// A slot went bad on a full spare: what it lost was not noted, and old contents came back when it read again.
+#[test]
+fn a_slot_that_went_bad_on_a_full_spare_stays_lost() {
+    passes(305_580);
+}

@@ -430,13 +430,24 @@ impl Engine {
         debug_assert!(self.valid_mask(block) & covered == covered, "covered sectors are the block's");
     }
 
-    /// No slot, or no room for an entry: nothing changes, and it is said once.
+    /// No slot, or no room for an entry: it is said once. A block that cannot leave a slot that went bad stays in it, and what
+    /// was found lost is noted all the same (C3); else nothing changes.
     fn no_room(&mut self, index: usize) {
         if !self.exhausted_said {
             self.exhausted_said = true;
             self.notice(Notice::Exhausted);
         }
-        self.abort_job(index, RequestError::NoSpace);
+        let Some(job) = self.jobs.get(index).and_then(Option::as_ref) else { return };
+        let found = matches!(job.kind, JobKind::Learn { .. } | JobKind::Check { .. })
+            && job.bad & !job.old_lost() != 0;
+        match job.old_slot() {
+            Some(slot) if found && self.has_room_for(index) => {
+                let lost = (job.old_lost() | job.bad) & self.valid_mask(job.block);
+                let entry = self.entry_of(job, lost, EntryState::Remapped, slot.0);
+                self.stage(index, entry, None);
+            }
+            _ => self.abort_job(index, RequestError::NoSpace),
+        }
     }
 
     fn after_write_slot(&mut self, index: usize) {
