@@ -48,7 +48,7 @@ impl Engine {
     pub(super) fn begin_checkpoint(&mut self) {
         let checkpoint = Checkpoint {
             phase: Phase::Pages,
-            generation: self.commit.generation().wrapping_add(1),
+            generation: self.commit.next_generation(),
             entries: self.metadata_entries(),
             next_page: 0,
             next_block: Block(0),

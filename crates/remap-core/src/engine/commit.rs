@@ -21,6 +21,11 @@ use crate::units::{Extent, Sector};
 pub(super) type DeviceSet = u32;
 /// Set of copies: bit n is copy n.
 pub(super) type CopySet = u8;
+/// Pause before copies that fell behind are written anew, and how often that is tried (with twice the pause each time).
+const RESYNC_PAUSE_NS: u64 = 10_000_000_000;
+const RESYNC_TRIES: u32 = 6;
+/// Times that a record is tried before a checkpoint to all copies takes its place.
+const RECORD_TRIES: u32 = 3;
 pub(super) const ALL_COPIES: CopySet = (1 << COPIES) - 1;
 
 /// Edits that become durable together, and the jobs that wait for them.
@@ -77,6 +82,11 @@ pub(super) struct Commit {
     pub(super) checkpoint_wanted: bool,
     pub(super) set_flags: u32,
     frozen_until: Option<u64>,
+    /// When copies that are out of step are to be written anew, and how often that was tried.
+    resync_at: Option<u64>,
+    resyncs: u32,
+    /// Times that the record of the batch failed.
+    record_failures: u32,
 }
 
 impl Commit {
@@ -118,6 +128,9 @@ impl Commit {
             checkpoint_wanted: recovered.needs_repair,
             set_flags: 0,
             frozen_until: None,
+            record_failures: 0,
+            resync_at: None,
+            resyncs: 0,
         }
     }
 
@@ -129,6 +142,13 @@ impl Commit {
         core::array::from_fn(|copy| self.in_step & (1 << copy) != 0)
     }
 
+    /// The generation after the newest that may be on a disk.
+    pub(super) fn next_generation(&self) -> u64 {
+        // A batch that is given up may have left its record behind.
+        let in_doubt = u64::from(!self.batch.edits.is_empty());
+        self.generation.wrapping_add(1 + in_doubt)
+    }
+
     pub(super) fn is_frozen(&self) -> bool {
         self.frozen_until.is_some()
     }
@@ -138,7 +158,18 @@ impl Commit {
     }
 
     pub(super) fn retry_at(&self) -> Option<u64> {
-        self.frozen_until
+        if self.is_frozen() { self.frozen_until } else { self.resync_at }
+    }
+
+    /// Copies that fell behind are written anew after a pause, which doubles; not for ever, because each try writes the whole table.
+    fn plan_resync(&mut self, now_ns: u64) {
+        if self.in_step == ALL_COPIES {
+            self.resync_at = None;
+            self.resyncs = 0;
+        } else if self.resync_at.is_none() && self.resyncs < RESYNC_TRIES {
+            self.resync_at = Some(now_ns.saturating_add(RESYNC_PAUSE_NS << self.resyncs));
+            self.resyncs += 1;
+        }
     }
 
     pub(super) fn checkpoint(&mut self) -> Option<&mut Checkpoint> {
@@ -210,6 +241,9 @@ impl Engine {
         }
         if !matches!(self.commit.phase, Phase::Idle) {
             return;
+        }
+        if self.commit.resync_at.is_some_and(|at| at <= self.now.mono_ns) {
+            self.commit.checkpoint_wanted = true;
         }
         let staged = self.commit.staged.edits.len();
         let pages = Record::pages_for(staged) as u32;
@@ -395,7 +429,11 @@ impl Engine {
                 self.notice(Notice::CopyFailed { copy, fault, fenced: false });
             }
         }
-        self.commit.in_step = good;
+        if good != self.commit.in_step {
+            self.commit.in_step = good;
+            self.commit.resyncs = 0;
+        }
+        self.commit.plan_resync(self.now.mono_ns);
         self.commit.generation = self.commit.generation.wrapping_add(1);
         self.commit.position += Record::pages_for(self.commit.batch.edits.len()) as u32;
         self.commit.phase = Phase::Idle;
@@ -434,18 +472,28 @@ impl Engine {
     }
 
     pub(super) fn thaw(&mut self) {
+        self.commit.record_failures = 0;
         if self.commit.frozen_until.take().is_some() {
             self.notice(Notice::Thawed);
             self.wake = true;
         }
     }
 
-    /// Tries the same thing again, byte for byte.
+    /// Tries the same thing again, byte for byte. When the copies that are in step keep refusing a record and there are others,
+    /// a checkpoint to all of them takes its place: with a later generation, so that the record is dead whatever became of it.
     fn retry_frozen(&mut self) {
         match self.commit.phase {
             Phase::Checkpoint(_) => self.restart_checkpoint(),
             Phase::Broken => {}
-            _ => self.begin_record(),
+            _ => {
+                self.commit.record_failures += 1;
+                let others = self.commit.in_step != ALL_COPIES;
+                if self.commit.record_failures > RECORD_TRIES && others {
+                    self.begin_checkpoint();
+                } else {
+                    self.begin_record();
+                }
+            }
         }
     }
 
@@ -460,6 +508,8 @@ impl Engine {
     /// The checkpoint is durable: the journal starts over.
     pub(super) fn checkpoint_done(&mut self, generation: u64) {
         self.commit.in_step = self.commit.good();
+        self.commit.resync_at = None;
+        self.commit.plan_resync(self.now.mono_ns);
         self.commit.generation = generation;
         self.commit.checkpoint_generation = generation;
         self.commit.making = false;
@@ -467,6 +517,10 @@ impl Engine {
         self.commit.phase = Phase::Idle;
         self.counters.checkpoints += 1;
         self.thaw();
+        // A batch that was given up: its clients were told, and no generation that can be believed names its slots.
+        for job in core::mem::take(&mut self.commit.batch).jobs {
+            self.abort_job(job, RequestError::Io(Fault::Unknown));
+        }
         let copies = self.commit.in_step.count_ones() as u8;
         self.notice(Notice::Checkpointed { generation, copies });
         if !self.live {
