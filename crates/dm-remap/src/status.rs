@@ -12,7 +12,7 @@ use remap_core::units::SECTOR_SIZE;
 use crate::cli::StatusArgs;
 use crate::control::{self, Client};
 use crate::exit::{Exit, exit_of};
-use crate::status_json::{BY_COMMAND, SlotsReport, StatusReport};
+use crate::status_json::{BY_COMMAND, RegionReport, SlotsReport, StatusReport};
 use crate::units::{format_count, format_duration, format_sectors, format_size, format_time};
 use crate::{status_line, wire};
 
@@ -191,6 +191,9 @@ pub(crate) fn text(report: &StatusReport) -> String {
             report.policy
         ),
     );
+    if let Some(line) = where_words(report) {
+        row("where", &line);
+    }
     row(
         "metadata",
         &format!("{} of 5 copies in step, generation {}", report.copies(), report.metadata.generation),
@@ -228,6 +231,20 @@ pub(crate) fn text(report: &StatusReport) -> String {
     let uptime = format_duration(std::time::Duration::from_secs(report.uptime));
     row("since", &format!("{uptime}, process {}; adopted {}", report.pid, format_time(report.created)));
     text
+}
+
+/// Where on the main device most of the trouble is.
+fn where_words(report: &StatusReport) -> Option<String> {
+    let blocks = |r: &RegionReport| r.remapped_blocks + r.pending_blocks;
+    let worst = report.regions.iter().max_by_key(|r| blocks(r))?;
+    let all = report.table.remapped_blocks + report.table.pending_blocks;
+    Some(format!(
+        "most in sectors {}-{}: {} of {}",
+        worst.first_sector,
+        worst.first_sector + worst.sectors - 1,
+        blocks(worst),
+        format_count(all, "block")
+    ))
 }
 
 fn slot_words(slots: &SlotsReport) -> String {
@@ -366,6 +383,7 @@ pub(crate) mod tests {
             slots,
             max_remaps: None,
             table: TableReport { entries: 0, remapped_blocks: 0, pending_blocks: 0, lost_sectors: 0 },
+            regions: Vec::new(),
             metadata: MetadataReport {
                 generation: 1,
                 copies_in_step: [true; 5],

@@ -5,7 +5,7 @@
 use remap_core::engine::VolumeState;
 use remap_core::op::{DeviceId, Fault};
 use remap_nbd::ConnectionStatus;
-use remap_runtime::{LaneCounters, Status};
+use remap_runtime::{LaneCounters, Region, Status};
 use serde::{Deserialize, Serialize};
 
 /// Version of the fields below.
@@ -32,6 +32,9 @@ pub(crate) struct StatusReport {
     pub(crate) slots: SlotsReport,
     pub(crate) max_remaps: Option<u64>,
     pub(crate) table: TableReport,
+    /// The worst regions of the main device, at most 32, in order.
+    #[serde(default)]
+    pub(crate) regions: Vec<RegionReport>,
     pub(crate) metadata: MetadataReport,
     /// Why remapping is suspended, if it is.
     pub(crate) suspended: Option<SuspendedReport>,
@@ -80,6 +83,30 @@ pub(crate) struct TableReport {
     pub(crate) remapped_blocks: u64,
     pub(crate) pending_blocks: u64,
     pub(crate) lost_sectors: u64,
+}
+
+/// A part of the main device in which blocks are in trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RegionReport {
+    pub(crate) first_sector: u64,
+    pub(crate) sectors: u64,
+    pub(crate) remapped_blocks: u64,
+    pub(crate) pending_blocks: u64,
+    pub(crate) lost_sectors: u64,
+    pub(crate) errors: u64,
+}
+
+impl From<&Region> for RegionReport {
+    fn from(region: &Region) -> Self {
+        Self {
+            first_sector: region.extent.start().0,
+            sectors: region.extent.sectors(),
+            remapped_blocks: region.remapped_blocks,
+            pending_blocks: region.pending_blocks,
+            lost_sectors: region.lost_sectors,
+            errors: region.errors,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -246,6 +273,7 @@ impl StatusReport {
                 pending_blocks: status.counts.pending_blocks,
                 lost_sectors: status.counts.lost_sectors,
             },
+            regions: status.regions.iter().map(RegionReport::from).collect(),
             metadata: MetadataReport {
                 generation: status.generation,
                 copies_in_step: status.copies_in_step,

@@ -8,11 +8,13 @@ pub mod front;
 mod mail;
 mod owner;
 mod queue;
+mod regions;
 mod spares;
 mod status;
 mod volume;
 
 pub use queue::VolumeQueue;
+pub use regions::{REGIONS, Region, WORST, worst_regions};
 pub use spares::{
     AdoptError, AdoptOptions, AdoptReport, RewriteError, adopt, examine, lost_entries, main_identity,
     rehearse, rewrite,

@@ -9,6 +9,8 @@ use remap_core::pool::SlotCounts;
 use remap_core::table::TableCounts;
 use remap_format::Policy;
 
+use crate::regions::Region;
+
 /// A spare of the volume.
 #[derive(Clone, Debug)]
 pub struct SpareStatus {
@@ -78,6 +80,8 @@ pub struct Status {
     pub slots: SlotCounts,
     /// Table totals.
     pub counts: TableCounts,
+    /// Where the trouble is: the worst regions of the main device.
+    pub regions: Vec<Region>,
     /// Slow lane counters.
     pub counters: Counters,
     /// Client counters.

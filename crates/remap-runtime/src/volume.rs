@@ -24,6 +24,7 @@ use crate::front::{BlockState, Export, Geometry, StatusRange};
 use crate::mail::{Mailbox, QueueMail, ToOwner};
 use crate::owner;
 use crate::queue::VolumeQueue;
+use crate::regions::worst_regions;
 use crate::spares::{examine, main_identity};
 use crate::status::{LaneCounters, SpareStatus, Status};
 
@@ -500,6 +501,11 @@ fn status_of(shared: &Shared, engine: &Engine) -> Status {
         spares: spares.collect(),
         slots: engine.slots(None),
         counts: engine.counts(),
+        regions: worst_regions(
+            engine.table().iter(),
+            u64::from(volume.block_sectors()),
+            volume.main.size / SECTOR_SIZE,
+        ),
         counters: engine.counters(),
         lanes,
         generation: engine.generation(),
