@@ -147,7 +147,7 @@ pub(crate) fn of_recovery(error: &RecoveryError) -> Exit {
         | RecoveryError::MissingSpare { .. }
         | RecoveryError::SpareShrank { .. }
         | RecoveryError::Released { .. } => Exit::Mismatch,
-        RecoveryError::Memory(_) => Exit::Failure,
+        RecoveryError::Memory(_) | RecoveryError::Unreachable { .. } => Exit::Failure,
         _ => Exit::Metadata,
     }
 }

@@ -13,6 +13,7 @@ use remap_io::{Device, Direct, OpenOptions};
 use remap_runtime::AdoptError;
 
 use crate::exit::{self, Exit, refusal};
+use crate::status_json::fault_word;
 use crate::units::{format_size, parse_size};
 
 /// A spare as it is given: `PATH[@START[+LENGTH]]`.
@@ -166,6 +167,11 @@ pub(crate) fn recovery_refusal(error: &RecoveryError, spares: &[Device]) -> anyh
         RecoveryError::NoMetadata { spare, flaw } => format!(
             "{}: no dm-remap metadata here: {flaw}; check the path (and START, for a slice), or adopt first",
             path(*spare)
+        ),
+        RecoveryError::Unreachable { spare, fault } => format!(
+            "{}: does not answer ({}); nothing was changed; check its cable and power, and try again",
+            path(*spare),
+            fault_word(*fault)
         ),
         RecoveryError::MixedVolumes { spare, name } => format!(
             "{}: belongs to volume '{name}', not to the volume of {}; give the spares of one volume",

@@ -78,6 +78,16 @@ pub enum RecoveryError {
         /// What was there instead.
         flaw: Flaw,
     },
+    /// The path to a spare failed while its metadata were read: what could not be read may be newer than what could.
+    #[error(
+        "spare {spare} does not answer ({fault:?}); nothing was changed; check its cable and power, and try again"
+    )]
+    Unreachable {
+        /// Which of the given devices.
+        spare: usize,
+        /// How it failed.
+        fault: Fault,
+    },
     /// Two volumes' spares were given together.
     #[error("spare {spare} belongs to volume '{name}', not to the same volume as the first one")]
     MixedVolumes {
@@ -276,6 +286,36 @@ fn install(
 /// # Errors
 /// [`RecoveryError`]; nothing was written.
 pub fn recover(
+    reader: &mut dyn SpareReader,
+    sizes: &[u64],
+    released_too: bool,
+) -> Result<Recovered, RecoveryError> {
+    let mut watched = Watched { reader, path: None };
+    let outcome = recover_from(&mut watched, sizes, released_too);
+    match watched.path {
+        Some((spare, fault)) => Err(RecoveryError::Unreachable { spare, fault }),
+        None => outcome,
+    }
+}
+
+/// Notes whether the path to a device failed, which says nothing about what is on it.
+struct Watched<'r> {
+    reader: &'r mut dyn SpareReader,
+    path: Option<(usize, Fault)>,
+}
+
+impl SpareReader for Watched<'_> {
+    fn read(&mut self, spare: usize, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+        self.reader.read(spare, offset, into).inspect_err(|&fault| {
+            // A time-out may be a bad sector that the drive does not give up on; these two never are.
+            if matches!(fault, Fault::Transport | Fault::Gone) {
+                self.path.get_or_insert((spare, fault));
+            }
+        })
+    }
+}
+
+fn recover_from(
     reader: &mut dyn SpareReader,
     sizes: &[u64],
     released_too: bool,

@@ -4,11 +4,14 @@ mod common;
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::sync::Arc;
 
 use common::{Client, Lab, MAIN_SIZE, extent, pattern};
 use remap_core::engine::{Command, VolumeState};
 use remap_core::op::RequestKind;
+use remap_core::recovery::RecoveryError;
 use remap_format::{Cause, Policy, Superblock, SuperblockFlags};
+use remap_io::Drill;
 use remap_runtime::front::{BlockState, ByteRange, Export, FrontError};
 use remap_runtime::{OpenError, OpenOptions, Volume};
 
@@ -261,4 +264,27 @@ fn a_spare_whose_copies_are_all_fenced_is_still_known() {
     let status = volume.status().expect("status");
     assert_eq!((status.counts.remapped_blocks, status.copies_in_step), (1, [true; 5]));
     volume.stop();
+}
+
+#[test]
+fn a_spare_behind_a_bad_cable_is_not_recovered_from() {
+    let lab = Lab::make(Policy::default(), 1);
+    let before = std::fs::read(lab.spare(0)).expect("spare");
+    let sector = remap_format::layout::copy_places(&[2 << 20])[1].start / 512;
+    for (errno, refused) in [("ENOLINK", true), ("ENODEV", true), ("ENODATA", false)] {
+        let drill =
+            Arc::new(Drill::parse(&format!("bad=sectors:{sector},errno={errno},on=read")).expect("drill"));
+        let spares = lab.spares(1).into_iter().map(|s| s.with_drill(Arc::clone(&drill))).collect();
+        let opened = Volume::open(lab.main_device(), spares, OpenOptions::default()).map(|_| ());
+        assert_eq!(
+            matches!(opened, Err(OpenError::Recovery(RecoveryError::Unreachable { .. }))),
+            refused,
+            "{errno}"
+        );
+        assert_eq!(opened.is_ok(), !refused, "{errno}");
+        assert!(
+            !refused || std::fs::read(lab.spare(0)).expect("spare") == before,
+            "refused: nothing is written"
+        );
+    }
 }
