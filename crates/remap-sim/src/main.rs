@@ -51,6 +51,14 @@ fn parse_range(text: &str) -> Result<(u64, u64), String> {
     if range.0 < range.1 { Ok(range) } else { Err("the range is empty".into()) }
 }
 
+/// Prints a line; a reader that went away wants no more of them.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($line)*);
+    }};
+}
+
 fn main() -> ExitCode {
     match Cli::parse().command {
         Task::Run { seeds, seed, steps, verbose, transcript } => {
@@ -67,7 +75,7 @@ fn run(from: u64, to: u64, steps: u64, verbose: bool, transcript: usize) -> Exit
     for seed in from..to {
         let mut scenario = Scenario::of_seed(seed, steps);
         if verbose {
-            println!("{scenario:?}");
+            say!("{scenario:?}");
         }
         let outcome = world::run(&scenario);
         match outcome {
@@ -77,17 +85,17 @@ fn run(from: u64, to: u64, steps: u64, verbose: bool, transcript: usize) -> Exit
                 // The same seed is the same run: this time with words.
                 let lines = world::run(&scenario).err().map(|(_, lines)| lines).unwrap_or_default();
                 for line in lines {
-                    println!("{line}");
+                    say!("{line}");
                 }
-                println!("seed {seed}: {violation}");
-                println!("repeat with: remap-sim run --seed {seed} --steps {steps}");
+                say!("seed {seed}: {violation}");
+                say!("repeat with: remap-sim run --seed {seed} --steps {steps}");
                 return ExitCode::FAILURE;
             }
         }
     }
     let seconds = start.elapsed().as_secs_f64();
-    println!("{} seeds, {steps} steps each, {seconds:.1} s, no violation", to - from);
-    println!(
+    say!("{} seeds, {steps} steps each, {seconds:.1} s, no violation", to - from);
+    say!(
         "{} crashes ({:.0}/s), {} operations ({:.0}/s), {} sectors checked",
         total.crashes,
         total.crashes as f64 / seconds,
@@ -95,7 +103,7 @@ fn run(from: u64, to: u64, steps: u64, verbose: bool, transcript: usize) -> Exit
         total.operations as f64 / seconds,
         total.sectors_checked
     );
-    println!(
+    say!(
         "{} requests ({} failed), {} pending, {} remapped, {} healed, {} cleared, {} slots retired",
         total.requests,
         total.failed_requests,
@@ -105,9 +113,14 @@ fn run(from: u64, to: u64, steps: u64, verbose: bool, transcript: usize) -> Exit
         total.clears,
         total.retired
     );
-    println!(
+    say!(
         "{} checkpoints, {} breaker trips, {} freezes, {} copy failures, {} copies rotten, hash {:016x}",
-        total.checkpoints, total.trips, total.freezes, total.copy_failures, total.rotten, total.hash
+        total.checkpoints,
+        total.trips,
+        total.freezes,
+        total.copy_failures,
+        total.rotten,
+        total.hash
     );
     ExitCode::SUCCESS
 }
@@ -122,13 +135,13 @@ fn sweep(rounds: u64) -> ExitCode {
                     Ok(false) => {}
                     Ok(true) => break,
                     Err(violation) => {
-                        println!("seed {seed}, {}, crash after {after}: {violation}", policy.word());
+                        say!("seed {seed}, {}, crash after {after}: {violation}", policy.word());
                         return ExitCode::FAILURE;
                     }
                 }
             }
         }
     }
-    println!("{crashes} crash points, no violation");
+    say!("{crashes} crash points, no violation");
     ExitCode::SUCCESS
 }

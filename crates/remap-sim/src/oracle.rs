@@ -156,11 +156,11 @@ impl Oracle {
         let settled = versions.iter().all(|v| v.ended <= life);
         let quiet = versions.iter().all(|v| v.ended < begun);
         if seen == Content::Lost && (settled || quiet) {
-            // What is older than the loss does not come back. A write after it that a crash cut short may be on the medium and
-            // show up once that is read again.
+            // What had ended before the loss does not come back. A write that was under way then, or came after it, and that a
+            // crash cut short may be on the medium and show up once that is read again.
             let losses = versions.iter().filter(|v| v.content == Content::Lost && v.hidden >= begun);
             let first = losses.map(|v| v.begun).min().unwrap_or(0);
-            for version in versions.iter_mut().filter(|v| v.begun < first) {
+            for version in versions.iter_mut().filter(|v| v.ended < first) {
                 // Reads that began before this one ended may still show it.
                 version.hidden = version.hidden.min(tick);
                 version.crash = false;
