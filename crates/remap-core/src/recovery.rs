@@ -331,8 +331,40 @@ fn recover_from(
             return Err(RecoveryError::SpareShrank { spare, found, expected: record.size });
         }
     }
-    let mut session = Session::begin(reader, devices, superblock)?;
-    let entries = session.read_checkpoint()?;
+    let mut session = Session::begin(reader, devices.clone(), superblock.clone(), None)?;
+    let entries = match session.read_checkpoint() {
+        Err(lost @ RecoveryError::TableLost { .. }) if session.journal_is_empty() => {
+            let generation = session.generation();
+            return recover_before(reader, devices, superblock, generation).ok_or(lost);
+        }
+        other => other?,
+    };
     let (table, pool) = session.build(&entries)?;
     session.replay(table, pool)
 }
+
+/// The elected checkpoint cannot be read, and nothing was committed after it: what it was made of says the same, where a crash
+/// left it in place. `None`: it is not there any more, or it ends elsewhere.
+fn recover_before(
+    reader: &mut dyn SpareReader,
+    devices: Vec<usize>,
+    newest: Superblock,
+    lost: u64,
+) -> Option<Recovered> {
+    let mut session = Session::begin(reader, devices, newest, Some(lost)).ok()?;
+    let entries = session.read_checkpoint().ok()?;
+    let (table, pool) = session.build(&entries).ok()?;
+    let mut recovered = session.replay(table, pool).ok()?;
+    let steps = lost.wrapping_sub(recovered.generation);
+    // A checkpoint follows its journal by one; by GIVEN_UP if a record in between was given up, and then not from that record.
+    if steps != 1 && steps != GIVEN_UP {
+        return None;
+    }
+    recovered.generation = lost;
+    recovered.needs_repair = true;
+    Some(recovered)
+}
+
+/// How far a checkpoint that stands for a record given up is ahead of the last record that counts. More than two, so that from
+/// the distance it can be told whether that record is in the journal.
+pub(crate) const GIVEN_UP: u64 = 3;

@@ -65,3 +65,10 @@ fn a_record_never_finished_stays_dead() {
 fn a_slot_that_went_bad_on_a_full_spare_stays_lost() {
     passes(305_580);
 }
+
+/// A crash left the new superblock in one copy alone, and the page that it names was bad there: the table was called lost although
+/// the checkpoint and journal that it was made of lay whole in the other copies.
+#[test]
+fn a_checkpoint_that_cannot_be_read_falls_back_on_what_it_was_made_of() {
+    passes(438_064);
+}

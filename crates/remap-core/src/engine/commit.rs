@@ -14,7 +14,7 @@ use super::checkpoint::{Checkpoint, Phase as CheckpointPhase};
 use super::ops::{CommitPart, Purpose};
 use super::{COMMIT_RETRY_NS, Engine, MIN_COPIES, Notice, RequestError};
 use crate::op::{Buffer, DeviceId, Fault, OpKind};
-use crate::recovery::{Flaw, Recovered, shape_of};
+use crate::recovery::{Flaw, GIVEN_UP, Recovered, shape_of};
 use crate::units::{Extent, Sector};
 
 /// Set of devices: bit 0 the main device, bit n+1 spare n.
@@ -145,8 +145,7 @@ impl Commit {
     /// The generation after the newest that may be on a disk.
     pub(super) fn next_generation(&self) -> u64 {
         // A batch that is given up may have left its record behind.
-        let in_doubt = u64::from(!self.batch.edits.is_empty());
-        self.generation.wrapping_add(1 + in_doubt)
+        self.generation.wrapping_add(if self.batch.edits.is_empty() { 1 } else { GIVEN_UP })
     }
 
     pub(super) fn is_frozen(&self) -> bool {

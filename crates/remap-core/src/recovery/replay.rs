@@ -16,6 +16,9 @@ use crate::elect::{CopyHeader, ElectionError, elect};
 use crate::pool::SparePool;
 use crate::table::{NoMemory, Table};
 
+/// How far behind the end of a journal records are looked for that should not be there.
+const LOOK_AHEAD: u32 = 4 * MAX_RECORD_PAGES as u32;
+
 /// Recovery once it is known which volume and which devices.
 pub(super) struct Session<'r> {
     reader: &'r mut dyn SpareReader,
@@ -35,6 +38,7 @@ impl<'r> Session<'r> {
         reader: &'r mut dyn SpareReader,
         devices: Vec<usize>,
         newest: Superblock,
+        before: Option<u64>,
     ) -> Result<Self, RecoveryError> {
         let sizes: Vec<u64> = newest.spares.iter().map(|s| s.size).collect();
         let mut copies = Vec::new();
@@ -43,7 +47,7 @@ impl<'r> Session<'r> {
         for (place, header) in layout::copy_places(&sizes).iter().zip(&mut headers) {
             let device = devices.get(usize::from(place.spare)).copied().unwrap_or(0);
             let size = sizes.get(usize::from(place.spare)).copied().unwrap_or(0);
-            let (report, found) = read_copy_superblock(reader, device, size, place, &newest);
+            let (report, found) = read_copy_superblock(reader, device, size, place, &newest, before);
             *header = found.as_ref().map(CopyHeader::of);
             superblocks.push(found);
             copies.push(report);
@@ -60,6 +64,32 @@ impl<'r> Session<'r> {
         }
         let shape = shape_of(&superblock);
         Ok(Self { reader, devices, superblock, shape, copies, members: election.members, unfinished: false })
+    }
+
+    /// Generation of the elected checkpoint.
+    pub(super) fn generation(&self) -> u64 {
+        self.superblock.generation
+    }
+
+    /// Is it sure that no record extends the elected checkpoint?
+    pub(super) fn journal_is_empty(&mut self) -> bool {
+        let mut windows: Vec<Window> = (0..COPIES).map(|_| Window::default()).collect();
+        let generation = self.superblock.generation;
+        let last = LOOK_AHEAD.min(self.shape.journal_pages);
+        for position in 0..last {
+            for (copy, window) in windows.iter_mut().enumerate() {
+                if !self.members.get(copy).copied().unwrap_or(false) {
+                    continue;
+                }
+                for record in 1..=u64::from(position) + 1 {
+                    match self.decode_record(copy, window, position, generation.wrapping_add(record)) {
+                        Ok(_) | Err((Flaw::Unreadable(_), _)) => return false,
+                        Err(_) => {}
+                    }
+                }
+            }
+        }
+        true
     }
 
     fn read(&mut self, copy: usize, offset: u64, into: &mut [u8]) -> Result<(), (Flaw, u64)> {
@@ -280,7 +310,6 @@ impl<'r> Session<'r> {
 
     /// A whole record *behind* the end of the journal proves that the end is a hole in every copy.
     fn refuse_hole(&mut self, windows: &mut [Window], end: &Replay) -> Result<(), RecoveryError> {
-        const LOOK_AHEAD: u32 = 4 * MAX_RECORD_PAGES as u32;
         let missing = end.generation.wrapping_add(1);
         let last = end.position.saturating_add(LOOK_AHEAD).min(self.shape.journal_pages);
         for position in end.position..last {

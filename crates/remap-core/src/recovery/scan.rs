@@ -128,13 +128,14 @@ pub(super) fn match_devices(
     Ok(out)
 }
 
-/// The current superblock of one copy: the newer of its two pages.
+/// The current superblock of one copy: the newer of its two pages; with `before`, of those older than that generation.
 pub(super) fn read_copy_superblock(
     reader: &mut dyn SpareReader,
     device: usize,
     size: u64,
     place: &layout::CopyPlace,
     newest: &Superblock,
+    before: Option<u64>,
 ) -> (CopyReport, Option<Superblock>) {
     let mut report = CopyReport {
         copy: place.copy,
@@ -155,6 +156,7 @@ pub(super) fn read_copy_superblock(
                 flaw = Some((Flaw::Damaged(DecodeError::Magic("superblock of this copy")), at));
             }
             Ok(s) if s.flags.has(SuperblockFlags::FENCED) => fenced = true,
+            Ok(s) if before.is_some_and(|limit| !newer(limit, s.generation)) => {}
             Ok(s) => {
                 if current.as_ref().is_none_or(|c| newer(s.generation, c.generation)) {
                     report.superblock_page = Some(page);
