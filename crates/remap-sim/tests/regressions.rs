@@ -72,3 +72,10 @@ fn a_slot_that_went_bad_on_a_full_spare_stays_lost() {
 fn a_checkpoint_that_cannot_be_read_falls_back_on_what_it_was_made_of() {
     passes(438_064);
 }
+
+/// A journal page that could not be read, behind others that could, passed for the journal's end: its copy was not written anew, and
+/// when the sector read again the record in it contradicted the one that had taken its place.
+#[test]
+fn a_journal_page_that_cannot_be_read_is_damage() {
+    passes(459_534);
+}

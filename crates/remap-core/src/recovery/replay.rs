@@ -334,6 +334,8 @@ impl<'r> Session<'r> {
 struct Window {
     first: u32,
     bytes: Vec<u8>,
+    /// Pages that could not be read; their bytes are zero.
+    unreadable: Vec<(u32, (Flaw, u64))>,
 }
 
 impl Window {
@@ -346,24 +348,23 @@ impl Window {
         let have_end = self.first + (self.bytes.len() / PAGE_SIZE) as u32;
         if position < self.first || need_end > have_end {
             self.bytes.clear();
+            self.unreadable.clear();
             let pages = Self::PAGES.min(journal_end.saturating_sub(position));
             let offset = session.shape.journal_at(position);
             self.bytes.resize(pages as usize * PAGE_SIZE, 0);
             self.first = position;
             if session.read(copy, offset, &mut self.bytes).is_err() {
-                // Page by page: an unreadable page reads as nothing, unless it is the one that is wanted.
-                for (page, bytes) in (0u64..).zip(self.bytes.chunks_exact_mut(PAGE_SIZE)) {
-                    let outcome = session.read(copy, offset + page * PAGE_SIZE as u64, bytes);
-                    match outcome {
-                        Err(flaw) if page == 0 => {
-                            self.bytes.clear();
-                            return Err(flaw);
-                        }
-                        Err(_) => bytes.fill(0),
-                        Ok(()) => {}
+                for (page, bytes) in (0u32..).zip(self.bytes.chunks_exact_mut(PAGE_SIZE)) {
+                    if let Err(flaw) = session.read(copy, offset + u64::from(page) * PAGE_SIZE as u64, bytes)
+                    {
+                        bytes.fill(0);
+                        self.unreadable.push((position + page, flaw));
                     }
                 }
             }
+        }
+        if let Some((_, flaw)) = self.unreadable.iter().find(|(page, _)| *page == position) {
+            return Err(*flaw);
         }
         Ok(self.bytes.get((position - self.first) as usize * PAGE_SIZE..).unwrap_or(&[]))
     }
