@@ -17,6 +17,9 @@ use remap_io::{AllocError, Buf, Device, Identity};
 
 use crate::clock::{Clock, unix_seconds};
 
+/// Generations that an edit of the whole table skips.
+const EDIT_DISTANCE: u64 = 16;
+
 /// What adopting needs to know.
 #[derive(Clone, Debug)]
 pub struct AdoptOptions {
@@ -374,6 +377,13 @@ fn wipe(spare: &Device) -> Result<(), RewriteError> {
 /// # Errors
 /// [`RewriteError`]: the spares hold either the old state or the new one.
 pub fn rewrite(spares: &[Device], mut recovered: Recovered) -> Result<u64, RewriteError> {
+    // Far from the generation before: recovery takes near ones for the same table, and this one was edited.
+    recovered.generation = recovered.generation.wrapping_add(EDIT_DISTANCE);
+    write_copies(spares, recovered)
+}
+
+/// See [`rewrite`].
+fn write_copies(spares: &[Device], mut recovered: Recovered) -> Result<u64, RewriteError> {
     recovered.needs_repair = true;
     let devices = recovered.devices.clone();
     let clock = Clock::start();

@@ -13,7 +13,7 @@ use remap_core::recovery::RecoveryError;
 use remap_format::{Cause, Policy, Superblock, SuperblockFlags};
 use remap_io::Drill;
 use remap_runtime::front::{BlockState, ByteRange, Export, FrontError};
-use remap_runtime::{OpenError, OpenOptions, Volume};
+use remap_runtime::{OpenError, OpenOptions, Volume, examine, lost_entries, rewrite};
 
 fn bad(ranges: &[(u64, u64)]) -> Result<(), FrontError> {
     let bad = ranges.iter().map(|&(start, len)| ByteRange { start: start * 512, len: len * 512 }).collect();
@@ -287,4 +287,22 @@ fn a_spare_behind_a_bad_cable_is_not_recovered_from() {
             "refused: nothing is written"
         );
     }
+}
+
+#[test]
+fn an_edited_table_that_cannot_be_read_is_not_replaced_by_the_one_before_the_edit() {
+    let lab = Lab::make(Policy::default(), 1);
+    let spares = lab.spares(1);
+    let mut recovered = examine(&spares, false).expect("examine");
+    for entry in lost_entries(&[extent(800, 8)], MAIN_SIZE, 4096, 0).expect("entries") {
+        recovered.table.apply(&entry).expect("memory");
+    }
+    rewrite(&spares, recovered).expect("rewrite");
+    drop(spares);
+    let mut bytes = std::fs::read(lab.spare(0)).expect("spare");
+    bytes.chunks_mut(4096).filter(|page| page.starts_with(b"CKPT")).for_each(|page| page.fill(0x55));
+    std::fs::write(lab.spare(0), &bytes).expect("spare");
+    let error =
+        lab.serve_with("", OpenOptions::default()).map(|_| ()).expect_err("what was imported is gone");
+    assert!(matches!(error, OpenError::Recovery(RecoveryError::TableLost { .. })), "{error}");
 }
