@@ -12,22 +12,13 @@
 pub mod disk;
 pub mod oracle;
 pub mod rng;
+pub mod rule;
 pub mod scenario;
 pub mod script;
 pub mod stamp;
 pub mod world;
 
-/// The contract was broken: what was seen, and why it may not be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation(pub String);
-
-impl core::fmt::Display for Violation {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Violation {}
+pub use rule::{Rule, Violation};
 
 /// What every step of the world gives.
 pub type Checked = Result<(), Violation>;

@@ -5,8 +5,8 @@
 //! written by nature, never acknowledged: it can come at any time, and goes only by an overwrite. Once it was seen, no older
 //! version may come back (C3).
 
-use crate::Violation;
 use crate::stamp::Content;
+use crate::{Rule, Violation};
 
 const NEVER: u64 = u64::MAX;
 
@@ -149,7 +149,7 @@ impl Oracle {
         let versions = &mut self.sectors[sector as usize];
         if !versions.iter().any(|v| v.hidden >= begun && v.content == seen) {
             let allowed: Vec<_> = versions.iter().filter(|v| v.hidden >= begun).collect();
-            return Err(Violation(format!(
+            return Err(rule_of(sector, seen, &allowed).broken(format!(
                 "sector {sector}: read (begun at {begun}) gave {seen:?}; allowed: {allowed:?}"
             )));
         }
@@ -170,6 +170,19 @@ impl Oracle {
             versions.retain(|v| v.content == seen);
         }
         Ok(())
+    }
+}
+
+/// The rule that forbids a sector to show this.
+fn rule_of(sector: u64, seen: Content, allowed: &[&Version]) -> Rule {
+    let went_bad = allowed.iter().any(|v| v.content == Content::Lost);
+    match seen {
+        // A loss that nature did not bring.
+        Content::Lost => Rule::C4,
+        Content::Stamp { sector: named, .. } if named != sector => Rule::C2,
+        // Zeroes, garbage or old contents where there are none.
+        _ if went_bad => Rule::C3,
+        _ => Rule::C1,
     }
 }
 

@@ -13,7 +13,7 @@ use super::World;
 use super::devices::{Into, Who, Work};
 use crate::scenario::Canary;
 use crate::stamp::{self, Content, SECTOR};
-use crate::{Checked, Violation};
+use crate::{Checked, Rule};
 
 /// Longest request in blocks.
 const MAX_BLOCKS: u64 = 6;
@@ -200,7 +200,7 @@ impl World {
         let Some(life) = &mut self.life else { return Ok(()) };
         let request = Request { id: RequestId(part), kind, extent };
         if let Err(error) = life.engine.submit(now, request) {
-            return Err(Violation(format!("part {part}: not taken: {error}")));
+            return Err(Rule::C6.broken(format!("part {part}: not taken: {error}")));
         }
         self.pump()
     }
@@ -248,7 +248,7 @@ impl World {
     /// A fast-lane operation ended.
     pub(super) fn fast_done(&mut self, id: u64, disk: usize, result: Result<(), Fault>) -> Checked {
         let Some(part) = self.parts.get_mut(&id) else {
-            return Err(Violation(format!("part {id} ended twice")));
+            return Err(Rule::C6.broken(format!("part {id} ended twice")));
         };
         // It has left the fast lane: a grace period that begins from now on does not wait for it.
         part.slow = true;
@@ -278,7 +278,7 @@ impl World {
 
     pub(super) fn part_done(&mut self, id: u64, result: Result<(), RequestError>, bad: &[Extent]) -> Checked {
         let Some(part) = self.parts.remove(&id) else {
-            return Err(Violation(format!("part {id} ended twice")));
+            return Err(Rule::C6.broken(format!("part {id} ended twice")));
         };
         if let Some(client) = self.clients.get_mut(&part.client)
             && let Err(error) = result
@@ -348,7 +348,7 @@ impl World {
         if excused {
             Ok(())
         } else {
-            Err(Violation(format!("client {id}: failed with {error:?} for no reason")))
+            Err(Rule::C6.broken(format!("client {id}: failed with {error:?} for no reason")))
         }
     }
 

@@ -9,7 +9,7 @@ use remap_core::units::Extent;
 use super::World;
 use crate::scenario::Canary;
 use crate::stamp::{self, Content, SECTOR};
-use crate::{Checked, Violation};
+use crate::{Checked, Rule, Violation};
 
 /// Who waits for an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl World {
             OpKind::Read(into) => Work::Read(match into {
                 Buffer::Request { id, offset } => Into::Part(id.0, offset as usize),
                 Buffer::Bounce { index, offset } => Into::Bounce(usize::from(index), offset as usize),
-                Buffer::Owned(_) => return Err(Violation("a read into the engine's own bytes".into())),
+                Buffer::Owned(_) => return Err(Rule::C2.broken("a read into the engine's own bytes")),
             }),
             OpKind::Write { from, fua } => Work::Write { bytes: self.bytes_of(from, len)?, fua },
             OpKind::WriteZeroes { fua, .. } => Work::Write { bytes: vec![0; len], fua },
@@ -93,18 +93,18 @@ impl World {
         match from {
             Buffer::Owned(bytes) if bytes.len() == len => Ok(bytes),
             Buffer::Owned(bytes) => {
-                Err(Violation(format!("{} bytes for an operation of {len}", bytes.len())))
+                Err(Rule::C2.broken(format!("{} bytes for an operation of {len}", bytes.len())))
             }
             Buffer::Bounce { index, offset } => {
                 let bounce = self.bounce(usize::from(index));
                 let offset = offset as usize;
                 let bytes = bounce.get(offset..offset + len);
-                bytes.map(<[u8]>::to_vec).ok_or_else(|| Violation("a bounce buffer is one block".into()))
+                bytes.map(<[u8]>::to_vec).ok_or_else(|| Rule::C2.broken("a bounce buffer is one block"))
             }
             Buffer::Request { id, offset } => self
                 .part_bytes(id.0, offset as usize, len)
                 .map(|bytes| bytes.to_vec())
-                .ok_or_else(|| Violation(format!("bytes of part {} that are not there", id.0))),
+                .ok_or_else(|| Rule::C2.broken(format!("bytes of part {} that are not there", id.0))),
         }
     }
 
@@ -143,16 +143,16 @@ impl World {
             if !self.written.get(here).copied().unwrap_or(false)
                 && !self.clearing.get(block).copied().unwrap_or(false)
             {
-                return Err(Violation(format!(
-                    "C9: main sector {sector} is written, but no client wrote it"
-                )));
+                return Err(
+                    Rule::C9.broken(format!("main sector {sector} is written, but no client wrote it"))
+                );
             }
             let Some(bytes) = bytes else { continue };
             match stamp::read(&bytes[index * SECTOR..(index + 1) * SECTOR]) {
                 Content::Stamp { sector: named, .. } if named == sector => {}
                 Content::Zero if self.zeroed[here] => {}
                 other => {
-                    return Err(Violation(format!("main sector {sector} is about to get {other:?}")));
+                    return Err(Rule::C9.broken(format!("main sector {sector} is about to get {other:?}")));
                 }
             }
         }

@@ -12,7 +12,7 @@ use remap_format::{COPIES, CopyRole, Entry, MainIdentity, SpareRecord, Superbloc
 use super::{Life, World};
 use crate::disk::{Loss, SimDisk};
 use crate::scenario::Scenario;
-use crate::{Checked, Violation};
+use crate::{Checked, Rule, Violation};
 
 /// Blocks read at a time in a look at everything.
 const LOOK_BLOCKS: u64 = 4;
@@ -84,7 +84,7 @@ impl World {
         let recovered = match found {
             Ok(recovered) => recovered,
             Err(error) if self.adopted => {
-                return Err(Violation(format!("recovery refused within the budget: {error}")));
+                return Err(Rule::C8.broken(format!("recovery refused within the budget: {error}")));
             }
             Err(_) => {
                 order.sort_unstable();
@@ -92,7 +92,7 @@ impl World {
             }
         };
         if recovered.superblock.volume != self.volume.volume {
-            return Err(Violation("recovery found another volume".into()));
+            return Err(Rule::C8.broken("recovery found another volume"));
         }
         let copies = recovered.good_copies();
         let (generation, entries) = (recovered.generation, recovered.table.counts().entries);
@@ -122,7 +122,7 @@ impl World {
         }
         self.volume = describe(&self.scenario, self.tick);
         Recovered::fresh(self.volume.clone(), &[])
-            .map_err(|error| Violation(format!("a fresh volume was refused: {error}")))
+            .map_err(|error| Rule::C8.broken(format!("a fresh volume was refused: {error}")))
     }
 
     /// The power fails: what was on its way and what was not flushed is lost in part, and copies may rot.
@@ -198,7 +198,7 @@ impl World {
         let Some(life) = &self.life else { return Ok(()) };
         let entries = life.engine.counts().entries;
         if !faults.main_medium && !faults.slot_medium && !self.scenario.commands && entries != 0 {
-            return Err(Violation(format!("C4: {entries} entries, but no sector ever went bad")));
+            return Err(Rule::C4.broken(format!("{entries} entries, but no sector ever went bad")));
         }
         Ok(())
     }
@@ -216,13 +216,13 @@ impl World {
             let hidden = others.map(|(p, _)| (p.start, p.start + bytes)).collect();
             let found = self
                 .recover_from(&order, hidden)
-                .map_err(|error| Violation(format!("copy {copy} alone after a save: {error}")))?;
+                .map_err(|error| Rule::C8.broken(format!("copy {copy} alone after a save: {error}")))?;
             let entries: Vec<Entry> = found.table.iter().copied().collect();
             if entries != expected {
-                return Err(Violation(format!("copy {copy}: {entries:?}, in memory {expected:?}")));
+                return Err(Rule::C1.broken(format!("copy {copy}: {entries:?}, in memory {expected:?}")));
             }
             if !single && found.needs_repair {
-                return Err(Violation(format!("copies not in step after a save: {:?}", found.copies)));
+                return Err(Rule::C6.broken(format!("copies not in step after a save: {:?}", found.copies)));
             }
         }
         Ok(())

@@ -23,7 +23,7 @@ use crate::oracle::Oracle;
 use crate::rng::Rng;
 use crate::scenario::Scenario;
 use crate::stamp::{self, SECTOR};
-use crate::{Checked, Violation};
+use crate::{Checked, Rule, Violation};
 
 use clients::{Client, Part};
 use devices::Out;
@@ -273,7 +273,7 @@ impl World {
         loop {
             let Some(life) = &mut self.life else { return Ok(()) };
             if self.suspended && life.engine.breaker().is_none() {
-                return Err(Violation("a suspension by command ended by itself".into()));
+                return Err(Rule::C4.broken("a suspension by command ended by itself"));
             }
             let state = life.engine.state();
             if state == VolumeState::Frozen {
@@ -303,7 +303,7 @@ impl World {
             Event::CommandDone { id, outcome } => {
                 self.note(4, id.0, || format!("engine: command {} done: {outcome:?}", id.0));
                 let Some(at) = self.commands.iter().position(|&c| c == id.0) else {
-                    return Err(Violation(format!("command {} ended twice", id.0)));
+                    return Err(Rule::C6.broken(format!("command {} ended twice", id.0)));
                 };
                 self.commands.swap_remove(at);
                 Ok(())
@@ -412,7 +412,7 @@ impl World {
             self.wake_engine()?;
         }
         let clients: Vec<_> = self.clients.keys().collect();
-        Err(Violation(format!(
+        Err(Rule::C6.broken(format!(
             "no rest: requests {clients:?}, parts {:?}, commands {:?}, operations {}, engine {:?}",
             self.parts.keys(),
             self.commands,
