@@ -16,8 +16,8 @@ mod volume;
 pub use queue::VolumeQueue;
 pub use regions::{REGIONS, Region, WORST, worst_regions};
 pub use spares::{
-    AdoptError, AdoptOptions, AdoptReport, RewriteError, adopt, examine, lost_entries, main_identity,
-    rehearse, rewrite,
+    AdoptError, AdoptOptions, AdoptReport, RewriteError, adopt, examine, examine_at, generations,
+    lost_entries, main_identity, rehearse, rewrite,
 };
 pub use status::{LaneCounters, SpareStatus, Status};
 pub use volume::{MAX_IO, OnNotice, OpenError, OpenOptions, OpenReport, Stopped, Volume, lost_extents};

@@ -6,6 +6,7 @@
 use remap_core::engine::{Engine, EngineConfig, Event, Notice};
 use remap_core::op::{Buffer, DeviceId, Fault, Op, OpKind};
 use remap_core::pool::SlotCounts;
+use remap_core::recovery::history::{self, Generation};
 use remap_core::recovery::{Recovered, RecoveryError, SpareReader, recover};
 use remap_core::units::{Extent, SECTOR_SIZE};
 use remap_format::layout::{self, LayoutError};
@@ -168,6 +169,24 @@ impl SpareReader for Reader<'_> {
 pub fn examine(spares: &[Device], released_too: bool) -> Result<Recovered, RecoveryError> {
     let sizes: Vec<u64> = spares.iter().map(Device::size).collect();
     recover(&mut Reader::over(spares), &sizes, released_too)
+}
+
+/// Every generation of the table that these spares prove, newest first.
+///
+/// # Errors
+/// As [`examine`].
+pub fn generations(spares: &[Device]) -> Result<Vec<Generation>, RecoveryError> {
+    let sizes: Vec<u64> = spares.iter().map(Device::size).collect();
+    history::generations(&mut Reader::over(spares), &sizes)
+}
+
+/// The metadata on these spares as of a generation; `None`: they do not prove it (any more).
+///
+/// # Errors
+/// As [`examine`].
+pub fn examine_at(spares: &[Device], generation: u64) -> Result<Option<Recovered>, RecoveryError> {
+    let sizes: Vec<u64> = spares.iter().map(Device::size).collect();
+    history::recover_at(&mut Reader::over(spares), &sizes, generation)
 }
 
 /// The main device's identity as the superblock keeps it.

@@ -71,6 +71,11 @@ impl<'r> Session<'r> {
         self.superblock.generation
     }
 
+    /// What the elected copies say of the volume.
+    pub(super) fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
     /// Is it sure that no record extends the elected checkpoint?
     pub(super) fn journal_is_empty(&mut self) -> bool {
         let mut windows: Vec<Window> = (0..COPIES).map(|_| Window::default()).collect();
@@ -202,20 +207,37 @@ impl<'r> Session<'r> {
 
     /// Applies the journal, record by record, each from any copy in which it is whole.
     pub(super) fn replay(mut self, table: Table, pool: SparePool) -> Result<Recovered, RecoveryError> {
-        let mut state =
-            Replay { table, pool, generation: self.superblock.generation, position: 0, dirty: false };
-        let mut windows: Vec<Window> = (0..COPIES).map(|_| Window::default()).collect();
-        loop {
-            let expected_generation = state.generation.wrapping_add(1);
-            let record = self.read_record(&mut windows, state.position, expected_generation)?;
-            let Some(record) = record else { break };
-            state.position += record.pages;
-            state.generation = expected_generation;
-            for edit in &record.edits {
-                state.apply(edit)?;
-            }
+        let mut walk = self.walk(table, pool);
+        while self.step(&mut walk)?.is_some() {}
+        self.refuse_hole(&mut walk.windows, &walk.state)?;
+        self.finish(walk)
+    }
+
+    /// Stands at the checkpoint, before the first record.
+    pub(super) fn walk(&self, table: Table, pool: SparePool) -> Walk {
+        let generation = self.superblock.generation;
+        let windows = (0..COPIES).map(|_| Window::default()).collect();
+        Walk { state: Replay { table, pool, generation, position: 0, dirty: false }, windows }
+    }
+
+    /// Applies the next record; `None` at the end of the journal.
+    pub(super) fn step(&mut self, walk: &mut Walk) -> Result<Option<Record>, RecoveryError> {
+        let Walk { state, windows } = walk;
+        let expected_generation = state.generation.wrapping_add(1);
+        let Some(record) = self.read_record(windows, state.position, expected_generation)? else {
+            return Ok(None);
+        };
+        state.position += record.pages;
+        state.generation = expected_generation;
+        for edit in &record.edits {
+            state.apply(edit)?;
         }
-        self.refuse_hole(&mut windows, &state)?;
+        Ok(Some(record))
+    }
+
+    /// The volume as of where the walk stands.
+    pub(super) fn finish(mut self, walk: Walk) -> Result<Recovered, RecoveryError> {
+        let mut state = walk.state;
         if state.dirty {
             state.pool = rebuild_pool(&self.superblock, &state)?;
         }
@@ -367,6 +389,29 @@ impl Window {
             return Err(*flaw);
         }
         Ok(self.bytes.get((position - self.first) as usize * PAGE_SIZE..).unwrap_or(&[]))
+    }
+}
+
+/// A checkpoint's journal, applied up to a record.
+pub(super) struct Walk {
+    state: Replay,
+    windows: Vec<Window>,
+}
+
+impl Walk {
+    /// Generation of the table here.
+    pub(super) fn generation(&self) -> u64 {
+        self.state.generation
+    }
+
+    /// The table here.
+    pub(super) fn table(&self) -> &Table {
+        &self.state.table
+    }
+
+    /// Slots that went bad so far.
+    pub(super) fn retired_slots(&self) -> u64 {
+        self.state.pool.retired().iter().map(|e| u64::from(e.count)).sum()
     }
 }
 
