@@ -185,7 +185,13 @@ fn serve(
     drop(service.server.lock().unwrap_or_else(PoisonError::into_inner).take());
     service.volume.stop();
     ended?;
-    news.say(Level::Info, "stopped; everything acknowledged is on the devices");
+    match service.volume.settle() {
+        Ok(()) => news.say(Level::Info, "stopped; everything acknowledged is on the devices"),
+        Err(path) => {
+            let path = path.display();
+            news.say(Level::Warning, &format!("stopped; {path} did not flush: the last writes may be lost"));
+        }
+    }
     Ok(Exit::Done.into())
 }
 
@@ -278,7 +284,15 @@ fn drills_of(args: &ServeArgs) -> anyhow::Result<Vec<RunningDrill>> {
         })?;
         Ok(RunningDrill { target: arg.target, drill: Arc::new(drill) })
     };
-    args.drills.iter().map(running).collect()
+    let drills: Vec<RunningDrill> = args.drills.iter().map(running).collect::<anyhow::Result<_>>()?;
+    let caches: Vec<DrillTarget> =
+        drills.iter().filter(|running| running.drill.is_cache()).map(|running| running.target).collect();
+    if let Some((_, target)) =
+        caches.iter().enumerate().find(|(index, target)| caches[..*index].contains(target))
+    {
+        return Err(refusal(Exit::Usage, format!("--drill {target}: give `volatile-cache` once per device")));
+    }
+    Ok(drills)
 }
 
 /// Tells the news. `block_sectors` is set as soon as it is known; what comes before is not about blocks.
@@ -368,6 +382,7 @@ fn stop_on_signal(mut signals: Signals, service: &Arc<Service>, control: &Contro
         }
         // A client on standard input cannot be made to leave: finish what is in flight and go.
         volume.stop();
+        let _ = volume.settle();
         let _ = std::fs::remove_file(socket);
         std::process::exit(i32::from(Exit::Done as u8));
     };

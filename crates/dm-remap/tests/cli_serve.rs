@@ -403,3 +403,32 @@ fn transport_errors_move_nothing() {
     assert_eq!(bench.status()["table"]["entries"], 0);
     server.terminate();
 }
+
+#[test]
+fn with_a_volatile_cache_a_kill_is_a_power_cut_and_a_stop_is_none() {
+    let bench = Bench::create();
+    let disk = bench.adopted();
+    let drill = ["--drill", "main:volatile-cache=1M", "--drill", "spare0:volatile-cache=1M"];
+    let server = bench.serve(&drill);
+    let mut client = server.client();
+    client.write(0, &[1; 64 << 10], false).unwrap();
+    client.flush().unwrap();
+    for n in 0..16 {
+        client.write((1 << 20) + (n << 12), &[2; 4096], false).unwrap();
+    }
+    assert!(read(&mut client, 1 << 20, 64 << 10).iter().all(|&byte| byte == 2));
+    server.kill();
+    let left = bench.bytes("main");
+    assert!(left[..64 << 10].iter().all(|&byte| byte == 1), "what was flushed is there");
+    let range = 1 << 20..(1 << 20) + (64 << 10);
+    assert!(left[range.clone()].iter().zip(&disk[range.clone()]).any(|(a, b)| a == b && *b != 2));
+
+    let server = bench.serve(&drill);
+    let mut client = server.client();
+    client.write(range.start as u64, &[3; 64 << 10], false).unwrap();
+    server.terminate();
+    assert!(bench.bytes("main")[range].iter().all(|&byte| byte == 3), "a clean stop flushes");
+    bench
+        .run(&["serve", "main", "--spare", "spare", "--drill", drill[1], "--drill", "main:volatile-cache=1K"])
+        .refused(2, &["main", "once per device"]);
+}

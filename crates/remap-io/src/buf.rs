@@ -183,6 +183,24 @@ impl BufSlice {
         Self { memory: Arc::clone(&self.memory), start: self.start + range.start, len: range.len() }
     }
 
+    /// A copy of the bytes, for an operation that ends without the kernel.
+    pub(crate) fn copy_out(&self) -> Vec<u8> {
+        // SAFETY: inside the allocation, which `self` keeps alive, and initialised. The slice belongs to an operation that
+        // writes, so others at most read this memory too (a condition of `Buf::slice`).
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }.to_vec()
+    }
+
+    /// Puts bytes at a place inside, for an operation that reads and that the kernel does not have (any more).
+    ///
+    /// # Panics
+    /// When they do not fit (a bug of the caller).
+    pub(crate) fn copy_in(&mut self, at: usize, bytes: &[u8]) {
+        assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= self.len), "a patch beyond its slice");
+        // SAFETY: checked to be inside the slice. Slices of operations that read overlap no other (a condition of
+        // `Buf::slice`) and this operation is not with the kernel, so nobody else touches these bytes.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.as_ptr().add(at), bytes.len()) }
+    }
+
     /// Another handle on the same bytes, for a worker that may outlive the queue.
     pub(crate) fn share(&self) -> Self {
         Self { memory: Arc::clone(&self.memory), start: self.start, len: self.len }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use remap_core::op::Fault;
 use rustix::io::Errno;
 
-use crate::drill::Drill;
+use crate::drill::{Cache, Drill};
 use crate::errno::{Backing, classify};
 use crate::identity::Identity;
 use crate::open::{self, Limits, OpenError, OpenOptions};
@@ -201,6 +201,11 @@ impl Device {
 
     pub(crate) fn drills(&self) -> &[Arc<Drill>] {
         self.drills.as_deref().unwrap_or_default()
+    }
+
+    /// The write cache that a drill puts on it, with that drill.
+    pub(crate) fn cache(&self) -> Option<(&Cache, &Drill)> {
+        self.drills().iter().find_map(|drill| drill.cache().map(|cache| (cache, &**drill)))
     }
 
     pub(crate) fn graveyard(&self) -> &Arc<Graveyard> {

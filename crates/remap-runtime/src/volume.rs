@@ -366,6 +366,20 @@ impl Volume {
     pub fn stop(&self) {
         self.shared.stop();
     }
+
+    /// Takes what waits in the devices' write caches to their media. For after the stop: the machine may be switched off
+    /// next, and no client sends a flush any more.
+    ///
+    /// # Errors
+    /// Path of the first device that did not flush.
+    pub fn settle(&self) -> Result<(), PathBuf> {
+        if self.shared.read_only {
+            return Ok(());
+        }
+        let devices = std::iter::once(&self.shared.main).chain(&self.shared.spares);
+        let refused: Vec<&Device> = devices.filter(|device| device.flush().is_err()).collect();
+        refused.first().map_or(Ok(()), |device| Err(device.path().to_path_buf()))
+    }
 }
 
 /// Runs of sectors that entries say are lost.

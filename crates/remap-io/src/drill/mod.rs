@@ -1,8 +1,9 @@
 //! Drills: fault layers that make a healthy device fail on command.
 //!
 //! Invariant: a drill only ever withholds, delays or refuses operations; what it lets through reaches the device
-//! unchanged, so taking the drill away leaves nothing behind.
+//! unchanged, so taking the drill away leaves nothing behind (but what a volatile cache held and nobody flushed is gone).
 
+mod cache;
 mod parse;
 
 use std::collections::BTreeMap;
@@ -21,10 +22,11 @@ use rustix::io::Errno;
 use crate::Device;
 use crate::badmap::{BadMap, Format, ParseError, RUNS_MAX};
 
+pub(crate) use cache::{Cache, Patch, Taken};
 pub use parse::SyntaxError;
 
 /// The keys of a drill specification, with what they mean.
-pub const KEYS: [(&str, &str); 16] = [
+pub const KEYS: [(&str, &str); 17] = [
     ("bad", "file with bad sectors, or `sectors:100-199;4711`"),
     ("format", "of that file: auto, ddrescue, badblocks or list"),
     ("block", "block size of a badblocks list, in bytes"),
@@ -42,7 +44,12 @@ pub const KEYS: [(&str, &str); 16] = [
     ("after", "errors begin after this time, or after so many operations"),
     ("never-after", "no more errors after this many"),
     ("rate", "share of operations that fail, 0 to 1, when no bad sectors are given"),
-    ("seed", "of the random numbers for rate"),
+    (
+        "volatile-cache",
+        "memory, such as 64M, that holds what was written until it is flushed: SIGKILL is then a power cut. Some \
+         writes go out early, some of them in part (by `seed`); bad sectors refuse a write before it gets there",
+    ),
+    ("seed", "of the random numbers for rate and volatile-cache"),
     ("state", "file that remembers healed sectors over restarts"),
 ];
 
@@ -102,6 +109,8 @@ pub(crate) struct Spec {
     rate: u64,
     seed: u64,
     state: Option<PathBuf>,
+    /// Bytes.
+    cache: Option<u64>,
 }
 
 /// Where the bad sectors are said.
@@ -180,6 +189,7 @@ impl Failure {
 pub struct Drill {
     spec: Spec,
     enabled: AtomicBool,
+    cache: Option<Cache>,
     /// Are there any bad sectors left?
     any_bad: AtomicBool,
     begun: Instant,
@@ -195,8 +205,27 @@ pub struct Drill {
 #[derive(Debug)]
 struct Changing {
     bad: Spans,
-    random: u64,
+    random: Random,
     journal: Option<File>,
+}
+
+/// Numbers that follow from a seed (xorshift64*).
+#[derive(Clone, Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    fn seeded(seed: u64) -> Self {
+        // The generator must not start at 0.
+        Self(seed | 1 << 63)
+    }
+
+    /// The next number, of 32 bits.
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32
+    }
 }
 
 impl Drill {
@@ -224,8 +253,8 @@ impl Drill {
             enabled: AtomicBool::new(true),
             any_bad: AtomicBool::new(!bad.is_empty()),
             begun: Instant::now(),
-            // The generator must not start at 0.
-            state: Mutex::new(Changing { bad, random: spec.seed | 1 << 63, journal }),
+            state: Mutex::new(Changing { bad, random: Random::seeded(spec.seed), journal }),
+            cache: spec.cache.map(|limit| Cache::of(limit, Random::seeded(spec.seed))),
             spec,
             operations: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -267,12 +296,23 @@ impl Drill {
         self.changing().bad.total()
     }
 
+    /// The write cache, if it is one.
+    pub(crate) fn cache(&self) -> Option<&Cache> {
+        self.cache.as_ref()
+    }
+
+    /// Does it put a write cache on its device? A device can have one.
+    #[must_use]
+    pub fn is_cache(&self) -> bool {
+        self.cache.is_some()
+    }
+
     fn changing(&self) -> MutexGuard<'_, Changing> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What becomes of an operation on these sectors (ignored for a flush).
-    pub(crate) fn judge(&self, act: Act, sectors: Range<u64>) -> Judged {
+    /// What becomes of an operation that asks the medium about these sectors (none for a flush).
+    pub(crate) fn judge(&self, act: Act, sectors: &[Range<u64>]) -> Judged {
         if !self.is_enabled() {
             return Judged::default();
         }
@@ -305,7 +345,7 @@ impl Drill {
     }
 
     /// Does an error strike this operation?
-    fn hits(&self, act: Act, sectors: Range<u64>) -> bool {
+    fn hits(&self, act: Act, sectors: &[Range<u64>]) -> bool {
         let concerned = match act {
             Act::Read => self.spec.on.read,
             Act::Write => self.spec.on.write,
@@ -319,13 +359,17 @@ impl Drill {
             return match act {
                 Act::Flush => false,
                 Act::Write if self.spec.heal => false,
-                _ => self.any_bad.load(Ordering::Relaxed) && self.changing().bad.touches(&sectors),
+                _ if !self.any_bad.load(Ordering::Relaxed) => false,
+                _ => {
+                    let bad = &self.changing().bad;
+                    sectors.iter().any(|range| bad.touches(range))
+                }
             };
         }
-        self.spec.rate > 0 && self.changing().random() < self.spec.rate
+        self.spec.rate > 0 && self.changing().random.next() < self.spec.rate
     }
 
-    /// A write of these sectors succeeded.
+    /// A write of these sectors reached the device.
     pub(crate) fn wrote(&self, sectors: Range<u64>) {
         if !self.spec.heal || !self.is_enabled() || !self.any_bad.load(Ordering::Relaxed) {
             return;
@@ -343,16 +387,6 @@ impl Drill {
         {
             self.state_failures.fetch_add(1, Ordering::Relaxed);
         }
-    }
-}
-
-impl Changing {
-    /// The next random number, 32 bits (xorshift64*).
-    fn random(&mut self) -> u64 {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32
     }
 }
 

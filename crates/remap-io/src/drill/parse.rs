@@ -53,6 +53,7 @@ pub(super) fn parse(text: &str) -> Result<Spec, SyntaxError> {
         rate: 0,
         seed: 1,
         state: None,
+        cache: None,
     };
     let mut seen: Vec<&str> = Vec::new();
     let mut position = 1;
@@ -144,6 +145,7 @@ fn set(spec: &mut Spec, key: &str, value: Option<&str>) -> Result<(), String> {
         "after" => spec.after = Some(moment(value).ok_or(MOMENT)?),
         "never-after" => spec.never_after = Some(value.parse().map_err(|_| "expected a number of errors")?),
         "rate" => spec.rate = rate(value).ok_or("expected a number from 0 to 1, such as 0.001")?,
+        "volatile-cache" => spec.cache = Some(size(value).ok_or(SIZE)?),
         "seed" => spec.seed = value.parse().map_err(|_| "expected a whole number")?,
         _ => spec.state = Some(value.into()),
     }
@@ -151,7 +153,19 @@ fn set(spec: &mut Spec, key: &str, value: Option<&str>) -> Result<(), String> {
 }
 
 const DURATION: &str = "expected a time such as 500us, 5ms, 2s or 1min";
+const SIZE: &str = "expected a size such as 65536, 512K, 64M or 1G";
 const MOMENT: &str = "expected a time such as 5ms or 10s, or a number of operations such as 100ops";
+
+/// Bytes, more than none.
+fn size(value: &str) -> Option<u64> {
+    let (number, shift) = match value.strip_suffix(['K', 'M', 'G']) {
+        Some(number) if value.ends_with('K') => (number, 10),
+        Some(number) if value.ends_with('M') => (number, 20),
+        Some(number) => (number, 30),
+        None => (value, 0),
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift).filter(|&bytes| bytes > 0)
+}
 
 fn on(value: &str) -> Option<On> {
     let (read, write, flush) = match value {

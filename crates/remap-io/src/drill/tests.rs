@@ -4,8 +4,12 @@ fn drill(spec: &str) -> Drill {
     Drill::parse(spec).unwrap_or_else(|e| panic!("{e}"))
 }
 
+fn judge(drill: &Drill, act: Act, sectors: Range<u64>) -> Judged {
+    drill.judge(act, std::slice::from_ref(&sectors))
+}
+
 fn fails(drill: &Drill, act: Act, sectors: Range<u64>) -> bool {
-    drill.judge(act, sectors).failure.is_some()
+    judge(drill, act, sectors).failure.is_some()
 }
 
 #[test]
@@ -19,7 +23,7 @@ fn bad_sectors_fail_what_touches_them() {
     }
     assert!(!fails(&d, Act::Flush, 0..9999));
     assert!(!fails(&d, Act::Discard, 0..9999));
-    assert_eq!(d.judge(Act::Read, 100..101).failure, Some(Failure::Errno(Errno::NODATA)));
+    assert_eq!(judge(&d, Act::Read, 100..101).failure, Some(Failure::Errno(Errno::NODATA)));
     d.wrote(0..9999);
     assert_eq!(d.bad_sectors(), 101, "nothing heals without `heal`");
     d.set_enabled(false);
@@ -82,15 +86,15 @@ fn a_map_file_with_chosen_statuses() {
 #[test]
 fn a_device_that_goes_and_comes_back() {
     let d = drill("gone-after=2ops,gone-for=3ops");
-    let outcomes: Vec<_> = (0..7).map(|_| d.judge(Act::Write, 0..1).failure).collect();
+    let outcomes: Vec<_> = (0..7).map(|_| judge(&d, Act::Write, 0..1).failure).collect();
     assert_eq!(
         outcomes,
         [None, None, Some(Failure::Gone), Some(Failure::Gone), Some(Failure::Gone), None, None]
     );
     assert_eq!(d.counts().gone, 3);
     let d = drill("gone-after=0s");
-    assert_eq!(d.judge(Act::Flush, 0..0).failure, Some(Failure::Errno(Errno::IO)));
-    assert_eq!(d.judge(Act::Read, 0..1).failure, Some(Failure::Gone));
+    assert_eq!(judge(&d, Act::Flush, 0..0).failure, Some(Failure::Errno(Errno::IO)));
+    assert_eq!(judge(&d, Act::Read, 0..1).failure, Some(Failure::Gone));
 }
 
 #[test]
@@ -113,8 +117,8 @@ fn chance_is_seeded_and_bounded() {
 #[test]
 fn delays_add_up() {
     let d = drill("bad=sectors:5,latency=5ms,bad-latency=2s");
-    assert_eq!(d.judge(Act::Read, 0..1).delay, Duration::from_millis(5));
-    assert_eq!(d.judge(Act::Read, 5..6).delay, Duration::from_millis(2005));
+    assert_eq!(judge(&d, Act::Read, 0..1).delay, Duration::from_millis(5));
+    assert_eq!(judge(&d, Act::Read, 5..6).delay, Duration::from_millis(2005));
 }
 
 #[test]
@@ -138,6 +142,8 @@ fn wrong_specifications_say_where_and_what() {
         ("bad=sectors:1,state=x", 1, "add `heal`"),
         ("statuses=xyz", 1, "- * / ? +"),
         ("on=never", 1, "both"),
+        ("volatile-cache=0", 1, "64M"),
+        ("volatile-cache=5T", 1, "64M"),
     ];
     for (spec, position, says) in table {
         let Err(DrillError::Syntax(error)) = Drill::parse(spec) else { panic!("{spec} was taken") };

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::op::{DeviceOp, IoKind};
 use crate::BufSlice;
 use crate::device::{ZeroMethod, widen};
+use crate::drill::Patch;
 use crate::zombie::Zombie;
 
 /// Largest single transfer in bytes; the rest follows in further calls.
@@ -83,6 +84,10 @@ pub(super) struct Entry {
     pub(super) place: Place,
     /// What a drill makes of it.
     pub(super) drilled: Option<Fault>,
+    /// What a drill's cache had of a read when it was asked for.
+    pub(super) patches: Vec<Patch>,
+    /// A drill's cache holds what was written.
+    pub(super) held: bool,
     /// Bytes done by the present method.
     done: u64,
     method: Method,
@@ -90,8 +95,17 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn of(tag: u64, op: DeviceOp, deadline: Instant) -> Self {
-        let mut entry =
-            Self { tag, op, deadline, place: Place::Waiting, drilled: None, done: 0, method: Method::Plain };
+        let mut entry = Self {
+            tag,
+            op,
+            deadline,
+            place: Place::Waiting,
+            drilled: None,
+            patches: Vec::new(),
+            held: false,
+            done: 0,
+            method: Method::Plain,
+        };
         if let IoKind::WriteZeroes { may_unmap, .. } = entry.op.kind {
             entry.method =
                 entry.zeroing_from(if may_unmap { ZeroMethod::PunchHole } else { ZeroMethod::ZeroRange });

@@ -3,6 +3,7 @@
 //! Invariant: every entry is in exactly one [`Place`]; a tag is answered when its entry ends or becomes a zombie, and an
 //! entry (with the memory that the kernel may write to) is only dropped when the kernel does not have it.
 
+mod cached;
 mod entry;
 mod op;
 mod threads;
@@ -154,12 +155,8 @@ impl IoQueue {
         let start = Instant::now();
         let mut entry = Entry::of(tag, op, start + deadline.min(DEADLINE_MAX));
         let mut delay = Duration::ZERO;
-        for drill in entry.op.device.drills() {
-            let judged = drill.judge(drill_act(entry.op.kind), sectors(&entry.op));
-            delay += judged.delay;
-            if let (None, Some(failure)) = (entry.drilled, judged.failure) {
-                entry.drilled = Some(failure.fault(&entry.op.device));
-            }
+        if !entry.op.device.drills().is_empty() {
+            (delay, entry.drilled) = judge(&entry.op);
         }
         if !delay.is_zero() {
             entry.place = Place::Delayed(start + delay.min(DEADLINE_MAX));
@@ -244,6 +241,8 @@ impl IoQueue {
         let Some(entry) = self.slots[index(slot)].as_mut() else { return };
         if let Some(fault) = entry.drilled {
             self.answer(slot, Err(fault));
+        } else if let Some(outcome) = cached::pass(entry) {
+            self.answer(slot, outcome);
         } else if self.in_kernel >= self.depth {
             entry.place = Place::Waiting;
             self.waiting.push_back(slot);
@@ -279,12 +278,16 @@ impl IoQueue {
 
     /// Ends an entry that the kernel does not have.
     fn answer(&mut self, slot: u32, outcome: Result<(), Fault>) {
-        let Some(entry) = self.slots[index(slot)].take() else { return };
+        let Some(mut entry) = self.slots[index(slot)].take() else { return };
         self.free.push(slot);
         self.unanswered -= 1;
-        if outcome.is_ok() && matches!(entry.op.kind, IoKind::Write { .. } | IoKind::WriteZeroes { .. }) {
-            for drill in entry.op.device.drills() {
-                drill.wrote(sectors(&entry.op));
+        if outcome.is_ok() {
+            match entry.op.kind {
+                IoKind::Write { .. } | IoKind::WriteZeroes { .. } if !entry.held => {
+                    entry.op.device.drills().iter().for_each(|drill| drill.wrote(sectors(&entry.op)));
+                }
+                IoKind::Read => cached::patch(&mut entry),
+                _ => {}
             }
         }
         self.ready.push_back((entry.tag, outcome));
@@ -421,13 +424,23 @@ fn sectors(op: &DeviceOp) -> std::ops::Range<u64> {
     op.offset / 512..(op.offset + op.len).div_ceil(512)
 }
 
-fn drill_act(kind: IoKind) -> DrillAct {
-    match kind {
+/// What the drills of its device make of an operation.
+fn judge(op: &DeviceOp) -> (Duration, Option<Fault>) {
+    let act = match op.kind {
         IoKind::Read => DrillAct::Read,
         IoKind::Write { .. } | IoKind::WriteZeroes { .. } => DrillAct::Write,
         IoKind::Discard => DrillAct::Discard,
         IoKind::Flush => DrillAct::Flush,
+    };
+    let asked = cached::asked(op);
+    let mut delay = Duration::ZERO;
+    let mut fault = None;
+    for drill in op.device.drills() {
+        let judged = drill.judge(act, &asked);
+        delay += judged.delay;
+        fault = fault.or(judged.failure.map(|failure| failure.fault(&op.device)));
     }
+    (delay, fault)
 }
 
 /// The process's zeroes, never written to.
