@@ -289,7 +289,7 @@ impl Engine {
 
     fn after_salvage(&mut self, index: usize) {
         let Some(job) = self.jobs.get(index).and_then(Option::as_ref) else { return };
-        let (kind, bad, on_spare) = (job.kind, job.bad, job.old_slot().is_some());
+        let (kind, bad, on_spare, unknown) = (job.kind, job.bad, job.old_slot().is_some(), job.unknown);
         match kind {
             JobKind::Clear { .. } if on_spare && bad == 0 => return self.begin_copy_back(index),
             JobKind::Clear { .. } if on_spare => {
@@ -297,11 +297,17 @@ impl Engine {
             }
             JobKind::Check { .. } if on_spare && bad == 0 => return self.finish_job(index, Ok(())),
             JobKind::Learn { .. } if bad == 0 => return self.finish_job(index, Ok(())),
+            // A slot that cannot be read is not given back for another block.
+            JobKind::Check { .. } if on_spare => {
+                if let Some(job) = self.job(index) {
+                    job.cause = Cause::SlotError;
+                }
+            }
             _ => {}
         }
         // Everything from here on blames the medium (unless a person asked for the move and nothing failed).
         let errors = bad != 0 || matches!(kind, JobKind::Write { .. });
-        if errors && job.unknown && self.breaker.open().is_none() {
+        if errors && unknown && self.breaker.open().is_none() {
             return self.begin_probe(index);
         }
         self.decide(index, errors);
