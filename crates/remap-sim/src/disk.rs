@@ -3,11 +3,15 @@
 //! Invariant: `durable` is what a crash that drops every unflushed write leaves; `newest` is what a read sees; the two differ
 //! only in sectors named by `unflushed`, which is in the order in which the writes took effect.
 
+mod persisted;
+
 use remap_core::op::Fault;
 use remap_core::units::Extent;
 
 use crate::rng::Rng;
 use crate::stamp::SECTOR;
+
+pub use persisted::InDoubt;
 
 /// What is wrong with a sector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

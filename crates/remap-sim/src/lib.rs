@@ -5,7 +5,8 @@
 //! fails again with its transcript switched on.
 //!
 //! Read in this order: [`disk`] (what a device may do to us), [`oracle`] (what a client may see), [`scenario`] (which faults
-//! a seed brings), [`world`] (engine, fast lane and clients on top of them), [`script`] (a fixed life for the crash sweep).
+//! a seed brings), [`world`] (engine, fast lane and clients on top of them), [`script`] and [`sweep`] (short
+//! lives, and all that can go wrong in them).
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ pub mod rule;
 pub mod scenario;
 pub mod script;
 pub mod stamp;
+pub mod sweep;
 pub mod world;
 
 pub use rule::{Rule, Violation};

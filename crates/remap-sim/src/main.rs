@@ -4,9 +4,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
-use remap_format::Policy;
 use remap_sim::scenario::Scenario;
-use remap_sim::script;
+use remap_sim::sweep;
 use remap_sim::world::{self, Tally};
 
 #[derive(Parser)]
@@ -36,12 +35,8 @@ enum Task {
         #[arg(long, default_value_t = 100)]
         transcript: usize,
     },
-    /// Crash a fixed life at each of its operations
-    Sweep {
-        /// Seeds that decide what each crash leaves
-        #[arg(long, default_value_t = 4)]
-        rounds: u64,
-    },
+    /// Try all that can go wrong in short scripted lives, within stated bounds
+    Sweep(sweep::Options),
 }
 
 fn parse_range(text: &str) -> Result<(u64, u64), String> {
@@ -65,7 +60,7 @@ fn main() -> ExitCode {
             let (from, to) = seed.map_or(seeds, |seed| (seed, seed.saturating_add(1)));
             run(from, to, steps, verbose, transcript)
         }
-        Task::Sweep { rounds } => sweep(rounds),
+        Task::Sweep(options) => sweep(&options),
     }
 }
 
@@ -125,23 +120,12 @@ fn run(from: u64, to: u64, steps: u64, verbose: bool, transcript: usize) -> Exit
     ExitCode::SUCCESS
 }
 
-fn sweep(rounds: u64) -> ExitCode {
-    let mut crashes = 0u64;
-    for policy in [Policy::RewriteThenRemap, Policy::RemapOnly] {
-        for seed in 0..rounds {
-            for after in 0.. {
-                crashes += 1;
-                match script::crash_after(seed, policy, after) {
-                    Ok(false) => {}
-                    Ok(true) => break,
-                    Err(violation) => {
-                        say!("seed {seed}, {}, crash after {after}: {violation}", policy.word());
-                        return ExitCode::FAILURE;
-                    }
-                }
-            }
+fn sweep(options: &sweep::Options) -> ExitCode {
+    match options.run(&mut std::io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(finding) => {
+            say!("{finding}");
+            ExitCode::FAILURE
         }
     }
-    say!("{crashes} crash points, no violation");
-    ExitCode::SUCCESS
 }

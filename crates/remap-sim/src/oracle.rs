@@ -5,6 +5,8 @@
 //! written by nature, never acknowledged: it can come at any time, and goes only by an overwrite. Once it was seen, no older
 //! version may come back (C3).
 
+use std::hash::{Hash, Hasher};
+
 use crate::stamp::Content;
 use crate::{Rule, Violation};
 
@@ -138,6 +140,20 @@ impl Oracle {
                 version.hidden = NEVER;
             }
         }
+    }
+
+    /// A hash of what is possible after a crash: two oracles with the same one allow the same from there on.
+    #[must_use]
+    pub fn print(&self) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        for versions in &self.sectors {
+            let lost = versions.iter().find(|v| v.content == Content::Lost).map(|v| v.begun);
+            for version in versions.iter().filter(|v| v.crash) {
+                (version.content, lost.is_some_and(|lost| version.ended < lost)).hash(&mut hasher);
+            }
+            versions.len().hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// A read that began at `begun` gave this content (or failed on the medium: [`Content::Lost`]) and ended at `tick`.

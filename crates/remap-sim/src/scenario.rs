@@ -137,7 +137,7 @@ impl Scenario {
 }
 
 /// Spares that are just large enough for `slots` slots or a few more.
-fn spare_sizes(count: usize, block: u64, slots: u64) -> Vec<u64> {
+pub(crate) fn spare_sizes(count: usize, block: u64, slots: u64) -> Vec<u64> {
     let page = block.max(4096);
     let mut sizes = vec![page; count];
     while let Err(LayoutError::TooSmall { spare, least, .. }) = layout::plan(&sizes, block) {

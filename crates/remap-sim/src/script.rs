@@ -1,119 +1,133 @@
-//! A fixed life, crashed at each of its operations in turn.
+//! Scripted lives of a volume: each short, each about one thing that a volume goes through.
 //!
-//! Invariant: the script is the same for every crash point; only what the crash leaves of unflushed writes follows the seed.
+//! Invariant: a script is the same in every run; what a sweep does to it (a crash, a failing operation) comes from outside.
+
+mod lives;
 
 use remap_core::engine::Command;
-use remap_core::op::{Fault, RequestKind};
+use remap_core::op::RequestKind;
 use remap_core::units::{Extent, Sector};
-use remap_format::{Cause, Policy};
+use remap_format::{Cause, Entry, EntryFlags, EntryState, NO_SLOT, Policy};
 
 use crate::disk::Bad;
-use crate::scenario::{Faults, Scenario};
+use crate::scenario::{Faults, Scenario, spare_sizes};
 use crate::world::World;
-use crate::{Checked, Violation};
+use crate::{Checked, Rule};
 
-/// One thing that is done, to its end.
-#[derive(Clone, Copy, Debug)]
-enum Act {
+pub use lives::all;
+
+/// One thing that is done.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// A client asks for `sectors` sectors from `start` on.
     Request(RequestKind, u64, u64),
-    Spoil(u64, u64, Bad),
+    /// A person asks.
     Command(Command),
+    /// Sectors of the main device go bad.
+    Spoil(u64, u64, Bad),
+    /// Sectors of the slot that holds this block go bad: block, first sector in it, sectors.
+    SpoilSlot(u64, u64, u64, Bad),
+    /// Sectors of a metadata copy go bad: copy, first sector in it, sectors.
+    SpoilCopy(u8, u64, u64, Bad),
+    /// A metadata copy's bad sectors are good again.
+    MendCopy(u8),
+    /// Seconds pass.
+    Wait(u64),
+    /// The power fails and comes back; what is left of unflushed writes follows the seed.
+    PowerCut,
+    /// Between two lives these blocks are noted as lost, as an import does it.
+    Import(u64, u64),
 }
 
-const PER_BLOCK: u64 = 8;
-const BLOCKS: u64 = 40;
+/// A life.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// For people, and to choose it.
+    pub name: &'static str,
+    /// The volume.
+    pub scenario: Scenario,
+    /// What is done, step by step; the acts of one step begin together, and the step ends when all operations have.
+    pub steps: Vec<Vec<Act>>,
+}
+
+/// The volume of a script.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    policy: Policy,
+    blocks: u64,
+    block_shift: u8,
+    spares: usize,
+    /// Slots, about, beside what metadata take.
+    slots: u64,
+    /// The first generation is close to the largest number.
+    wraps: bool,
+}
+
+impl Shape {
+    fn scenario(self) -> Scenario {
+        // A seed divisible by four starts close to the wrap, the closer the smaller.
+        let seed = if self.wraps { 4 } else { 1 };
+        let block = 1 << self.block_shift;
+        Scenario {
+            block_shift: self.block_shift,
+            logical_block: 512,
+            main_sectors: self.blocks * block / 512,
+            spares: spare_sizes(self.spares, block, self.slots),
+            policy: self.policy,
+            clients: 4,
+            faults: Faults { crash: true, ..Faults::default() },
+            commands: true,
+            ..Scenario::of_seed(seed, 0)
+        }
+    }
+}
 
 fn extent(start: u64, sectors: u64) -> Extent {
-    Extent::new(Sector(start), sectors).expect("the script has no empty extents")
+    Extent::new(Sector(start), sectors).expect("scripts have no empty extents")
 }
 
-/// Adopt, write, go bad, learn, write in part, move, go home, and fill the journal twice.
-fn acts() -> Vec<Act> {
-    let write = RequestKind::Write { fua: false };
-    let durable = RequestKind::Write { fua: true };
-    let (until_written, for_ever) = (Bad::UntilWritten(Fault::Medium), Bad::ForEver(Fault::Medium));
-    let block = |n: u64| n * PER_BLOCK;
-    let mut acts = vec![
-        Act::Request(write, 0, 6 * PER_BLOCK),
-        Act::Request(RequestKind::Flush, 0, 1),
-        Act::Spoil(block(1) + 2, 1, until_written),
-        Act::Spoil(block(2) + 3, 2, for_ever),
-        Act::Request(RequestKind::Read, 0, 4 * PER_BLOCK),
-        Act::Request(write, block(1) + 2, 1),
-        Act::Request(write, block(2) + 1, 3),
-        Act::Spoil(block(3), 8, for_ever),
-        Act::Request(write, block(3) + 4, 2),
-        Act::Request(durable, block(3), 1),
-        Act::Command(Command::Remap(extent(block(4), 2 * PER_BLOCK), Cause::Manual)),
-        Act::Request(write, block(4), PER_BLOCK),
-        Act::Command(Command::Clear(extent(block(4), 2 * PER_BLOCK))),
-        Act::Request(RequestKind::Read, 0, 8 * PER_BLOCK),
-        Act::Command(Command::Save),
-    ];
-    for n in 8..26 {
-        acts.push(Act::Spoil(block(n) + n % PER_BLOCK, 1, if n % 2 == 0 { until_written } else { for_ever }));
-        acts.push(Act::Request(write, block(n), 1 + n % PER_BLOCK));
-        acts.push(Act::Request(RequestKind::Read, block(n), PER_BLOCK));
+impl World {
+    /// Begins one act of a script.
+    ///
+    /// # Errors
+    /// What it showed is a violation, or the act cannot be done here.
+    pub fn begin_act(&mut self, act: &Act) -> Checked {
+        let done = match *act {
+            Act::Request(kind, start, sectors) => {
+                return self.begin_request(kind, extent(start, sectors));
+            }
+            Act::Command(command) => return self.begin_command(command),
+            Act::Wait(seconds) => return self.wait(seconds),
+            Act::PowerCut => {
+                self.crash()?;
+                return self.assemble();
+            }
+            Act::Import(block, count) => {
+                self.crash()?;
+                return self.assemble_edited(&[imported(block, count, self.block_sectors())]);
+            }
+            Act::Spoil(start, sectors, bad) => self.spoil_main_at(extent(start, sectors), bad),
+            Act::SpoilSlot(block, first, sectors, bad) => self.spoil_slot_of(block, first, sectors, bad),
+            Act::SpoilCopy(copy, first, sectors, bad) => self.spoil_copy(copy, first, sectors, bad),
+            Act::MendCopy(copy) => {
+                self.mend_copy(copy);
+                true
+            }
+        };
+        if done { Ok(()) } else { Err(Rule::C7.broken(format!("the script cannot do {act:?} here"))) }
     }
-    acts.push(Act::Command(Command::Verify { extent: extent(0, BLOCKS * PER_BLOCK), all: true }));
-    acts.push(Act::Command(Command::Clear(extent(block(8), 4 * PER_BLOCK))));
-    acts.push(Act::Request(
-        RequestKind::WriteZeroes { fua: false, may_unmap: true },
-        block(9),
-        2 * PER_BLOCK,
-    ));
-    acts
 }
 
-fn scenario(seed: u64, policy: Policy) -> Scenario {
-    let mut scenario = Scenario::of_seed(seed, 0);
-    scenario.block_shift = 12;
-    scenario.logical_block = 512;
-    scenario.main_sectors = BLOCKS * PER_BLOCK;
-    scenario.spares = vec![1 << 20];
-    scenario.policy = policy;
-    scenario.clients = 4;
-    scenario.faults = Faults { crash: true, ..Faults::default() };
-    scenario.commands = true;
-    scenario
-}
-
-/// Runs the script and lets the power fail when `crash_after` operations have ended; then assembles and looks at everything.
-/// `true`: the script ended before that.
-///
-/// # Errors
-/// The violation.
-pub fn crash_after(seed: u64, policy: Policy, crash_after: u64) -> Result<bool, Violation> {
-    let mut world = World::create(scenario(seed, policy));
-    let whole = play(&mut world, crash_after)?;
-    world.crash()?;
-    world.assemble()?;
-    world.look_at_everything()?;
-    Ok(whole)
-}
-
-fn play(world: &mut World, crash_after: u64) -> Result<bool, Violation> {
-    let mut left = crash_after;
-    world.assemble()?;
-    if !world.complete_all(&mut left)? {
-        return Ok(false);
-    }
-    for act in acts() {
-        begin(world, act)?;
-        if !world.complete_all(&mut left)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn begin(world: &mut World, act: Act) -> Checked {
-    match act {
-        Act::Request(kind, start, sectors) => world.begin_request(kind, extent(start, sectors)),
-        Act::Spoil(start, sectors, bad) => {
-            world.spoil_main_at(extent(start, sectors), bad);
-            Ok(())
-        }
-        Act::Command(command) => world.begin_command(command),
+fn imported(block: u64, count: u64, block_sectors: u64) -> Entry {
+    Entry {
+        block,
+        count: count as u32,
+        slot: NO_SLOT,
+        lost: Entry::full_mask(block_sectors as u32),
+        state: EntryState::Pending,
+        cause: Cause::Imported,
+        flags: EntryFlags::STALE,
+        errors: 0,
+        time: 1_700_000_000,
     }
 }

@@ -12,7 +12,7 @@ const TAG_BITS: u32 = 8;
 const TAG: u64 = 0xa5;
 
 /// Contents of a sector as a client sees them.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Content {
     /// Written for `sector` of the volume by write number `counter` (0: there before the volume was adopted).
     Stamp {

@@ -110,7 +110,11 @@ impl World {
         Ok(())
     }
 
-    fn recover_from(&self, order: &[usize], hidden: Vec<(u64, u64)>) -> Result<Recovered, RecoveryError> {
+    pub(super) fn recover_from(
+        &self,
+        order: &[usize],
+        hidden: Vec<(u64, u64)>,
+    ) -> Result<Recovered, RecoveryError> {
         let sizes: Vec<u64> = order.iter().map(|&d| self.disks[d].sectors() * 512).collect();
         let mut reader = Reader { disks: &self.disks, order, hidden };
         recover(&mut reader, &sizes, false)

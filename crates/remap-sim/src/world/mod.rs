@@ -5,9 +5,11 @@
 
 mod clients;
 mod commands;
+mod cut;
 mod devices;
 mod faults;
 mod lives;
+mod staged;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use crate::stamp::{self, SECTOR};
 use crate::{Checked, Rule, Violation};
 
 use clients::{Client, Part};
+pub use cut::{Cut, State};
 use devices::Out;
 
 /// Steps in which a world without faults must come to rest (C6).
@@ -259,7 +262,7 @@ impl World {
     }
 
     /// Calls the engine if it asked for the time.
-    fn wake_engine(&mut self) -> Checked {
+    pub(super) fn wake_engine(&mut self) -> Checked {
         let now = self.now;
         let Some(life) = &mut self.life else { return Ok(()) };
         if life.engine.poll_timeout().is_some_and(|at| at <= now.mono_ns) {
@@ -358,7 +361,7 @@ impl World {
         self.next_id
     }
 
-    fn block_sectors(&self) -> u64 {
+    pub(crate) fn block_sectors(&self) -> u64 {
         (1u64 << self.scenario.block_shift) / 512
     }
 
@@ -369,21 +372,6 @@ impl World {
     /// When the oldest request under way began.
     fn oldest(&self) -> u64 {
         self.clients.values().map(|c| c.begun).min().unwrap_or(self.tick)
-    }
-
-    /// Ends operations until none is left; `false` when `left` of them have ended before that.
-    ///
-    /// # Errors
-    /// What they showed is a violation.
-    pub fn complete_all(&mut self, left: &mut u64) -> Result<bool, Violation> {
-        while !self.outs.is_empty() {
-            if *left == 0 {
-                return Ok(false);
-            }
-            *left -= 1;
-            self.complete_any()?;
-        }
-        Ok(true)
     }
 
     /// Faults end; everything must come to rest (C6).
