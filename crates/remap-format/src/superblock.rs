@@ -425,5 +425,7 @@ fn check_fields(raw: &RawSuperblock) -> Result<(), DecodeError> {
 
 fn logical_block_ok(raw: &RawSuperblock) -> bool {
     let size = raw.main_logical_block.get();
-    size.is_power_of_two() && (512..=1 << raw.block_shift).contains(&size)
+    // The block size is judged by a check of its own: here it may still be anything.
+    let block = 1_u32.checked_shl(raw.block_shift.into()).unwrap_or(0);
+    size.is_power_of_two() && (512..=block).contains(&size)
 }

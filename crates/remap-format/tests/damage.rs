@@ -118,21 +118,36 @@ fn a_whole_page_in_the_wrong_place_is_noticed() {
 fn a_newer_format_is_told_apart_from_damage() {
     // What a newer program would write: another version, sealed with a checksum that holds.
     for (at, value) in [(12, 2u8), (32, 1)] {
-        let mut bytes = vec![0; 4096];
-        superblock().encode(&mut bytes);
-        bytes[at] = value;
-        let crc = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
-        bytes[8..12].fill(0);
-        let mut digest = crc.digest();
-        digest.update(b"SUPR");
-        digest.update(&bytes);
-        bytes[8..12].copy_from_slice(&digest.finalize().to_le_bytes());
-        let error = Superblock::decode(&bytes).expect_err("newer");
+        let error = Superblock::decode(&resealed(at, value)).expect_err("newer");
         assert!(
             matches!(error, DecodeError::Version { found: 2 } | DecodeError::Incompatible { bits: 1 }),
             "{error}"
         );
     }
+}
+
+/// Stores `value` at `at` and seals the superblock again, so that only the field itself can be wrong.
+fn resealed(at: usize, value: u8) -> Vec<u8> {
+    let mut bytes = vec![0; 4096];
+    superblock().encode(&mut bytes);
+    bytes[at] = value;
+    let crc = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
+    bytes[8..12].fill(0);
+    let mut digest = crc.digest();
+    digest.update(b"SUPR");
+    digest.update(&bytes);
+    bytes[8..12].copy_from_slice(&digest.finalize().to_le_bytes());
+    bytes
+}
+
+#[test]
+fn a_block_size_that_cannot_be_is_refused_behind_the_checksum() {
+    let at = std::mem::offset_of!(remap_format::RawSuperblock, block_shift);
+    for shift in (0..9).chain(17..=255) {
+        let error = Superblock::decode(&resealed(at, shift)).expect_err("an impossible block size");
+        assert!(matches!(error, DecodeError::Field { .. }), "{shift}: {error}");
+    }
+    assert!(Superblock::decode(&resealed(at, 12)).is_ok());
 }
 
 #[test]
