@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::tally::Tally;
-use crate::{layers, run, tidy};
+use crate::{fuzz, layers, run, tidy};
 
 /// Integration tests with real clients are named so.
 const CLIENTS: &str = "clients_";
@@ -34,7 +34,7 @@ struct Lane {
     run: fn(&Stage<'_>) -> Result<Verdict>,
 }
 
-const LANES: [Lane; 11] = [
+const LANES: [Lane; 12] = [
     Lane { name: "tidy", about: "sizes, names, documents", run: |stage| found(&tidy::check(stage.root)?) },
     Lane { name: "layers", about: "which crate may use which", run: |s| found(&layers::check(s.root)?) },
     Lane { name: "fmt", about: "formatting", run: |stage| stage.cargo(3, &["fmt", "--all", "--check"]) },
@@ -44,6 +44,7 @@ const LANES: [Lane; 11] = [
     Lane { name: "tests", about: "unit and integration tests", run: |stage| stage.tests(Which::Plain) },
     Lane { name: "doc-tests", about: "examples in the documentation", run: doc_tests },
     Lane { name: "simulator", about: "a fixed set of seeds", run: simulator },
+    Lane { name: "fuzz", about: "every fuzz target: what is in the tree, then a short search", run: fuzzing },
     Lane {
         name: "clients",
         about: "nbdinfo, nbdcopy, libnbd, qemu-img, qemu-io, fio, nbdkit",
@@ -261,4 +262,9 @@ fn simulator(stage: &Stage<'_>) -> Result<Verdict> {
         verdict.note = format!("seeds {SEEDS}");
     }
     Ok(verdict)
+}
+
+fn fuzzing(stage: &Stage<'_>) -> Result<Verdict> {
+    let (good, executions) = fuzz::run(stage.root, &fuzz::FuzzArgs::short())?;
+    Ok(Verdict { good, note: format!("{executions} executions"), tally: Tally::default() })
 }

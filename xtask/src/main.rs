@@ -3,6 +3,7 @@
 //! Invariant: nothing is left out in silence. What did not run is named at the end with its reason, and where
 //! `CI=true` it is a failure.
 
+mod fuzz;
 mod lanes;
 mod layers;
 mod run;
@@ -33,6 +34,8 @@ enum Chore {
         #[arg(long, value_delimiter = ',', value_name = "LANE")]
         only: Vec<String>,
     },
+    /// Fuzz the decoders, recovery and the protocols; see fuzz/README.md
+    Fuzz(fuzz::FuzzArgs),
     /// List the lanes of `ci`
     Lanes,
     /// Install the tools that the tests need, or say which are missing
@@ -63,6 +66,7 @@ fn work(chore: &Chore) -> Result<bool> {
             lanes::run(&root, &[])
         }
         Chore::Ci { only } => lanes::run(&root, only),
+        Chore::Fuzz(args) => fuzz::run(&root, args).map(|(good, _)| good),
         Chore::Lanes => {
             lanes::list();
             Ok(true)

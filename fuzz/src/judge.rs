@@ -1,0 +1,175 @@
+//! What must hold for everything that recovery believes, whatever was on the spares.
+
+use std::collections::BTreeSet;
+
+use remap_core::engine::{Command, Engine, EngineConfig};
+use remap_core::op::RequestKind;
+use remap_core::recovery::{Recovered, RecoveryError, main_blocks, recover, shape_of};
+use remap_core::units::{Block, Extent, Sector, Slot};
+use remap_core::view::Placement;
+use remap_format::layout::metadata_ranges;
+use remap_format::{COPIES, Cause, Entry, EntryState};
+
+use crate::disks::{Disks, Driver, START};
+use crate::memory;
+
+/// Most memory in bytes that recovery may take for spares of these sizes: what it reads ahead, the readers' summary, and
+/// four bytes for each byte on the spares. Real metadata are a small part of a spare, so this is far from tight on large ones.
+pub fn recovery_bound(sizes: &[u64]) -> usize {
+    let total: u64 = sizes.iter().sum();
+    (8 << 20) + 4 * usize::try_from(total).unwrap_or(usize::MAX / 8)
+}
+
+/// Most bytes that recovery may read from spares of these sizes: nothing is read over and over without end.
+fn read_bound(sizes: &[u64]) -> u64 {
+    (1 << 20) + 64 * sizes.iter().sum::<u64>()
+}
+
+/// Recovers within the stated bounds, and checks what is believed.
+///
+/// # Errors
+/// The refusal, which is an answer like any other.
+pub fn recovered(disks: &mut Disks, released_too: bool) -> Result<Recovered, RecoveryError> {
+    let sizes = disks.sizes();
+    disks.read = 0;
+    let (outcome, _) = memory::within(recovery_bound(&sizes), || recover(disks, &sizes, released_too));
+    assert!(disks.read <= read_bound(&sizes), "{} bytes read of spares of {sizes:?}", disks.read);
+    match outcome {
+        Ok(recovered) => {
+            consistent(&recovered, &sizes);
+            Ok(recovered)
+        }
+        Err(error) => {
+            let text = error.to_string();
+            assert!(!text.is_empty() && text.len() < 4096, "a refusal is a short text");
+            Err(error)
+        }
+    }
+}
+
+/// No two entries share a block or a slot, and none lies where it cannot.
+pub fn consistent(recovered: &Recovered, sizes: &[u64]) {
+    let superblock = &recovered.superblock;
+    let (blocks, block_size) = (main_blocks(superblock), u64::from(superblock.block_size()));
+    assert_eq!(recovered.devices.len(), superblock.spares.len(), "a device for each spare");
+    let distinct: BTreeSet<usize> = recovered.devices.iter().copied().collect();
+    assert_eq!(distinct.len(), recovered.devices.len(), "no device is two spares");
+    assert_eq!(recovered.copies.len(), usize::from(COPIES));
+
+    let mut slots: Vec<(u64, u64, u64)> = Vec::new();
+    let recorded: Vec<u64> = superblock.spares.iter().map(|spare| spare.size).collect();
+    for (n, (spare, device)) in (0_u8..).zip(superblock.spares.iter().zip(&recovered.devices)) {
+        assert!(spare.size <= sizes[*device] && spare.slots <= spare.size / block_size);
+        for (start, len) in metadata_ranges(&recorded, n, &shape_of(superblock)) {
+            assert!(
+                start + len <= spare.size,
+                "metadata of {len} bytes at {start} of a spare of {}",
+                spare.size
+            );
+            slots.push((u64::from(n), start / block_size, (start + len).div_ceil(block_size)));
+        }
+    }
+    let mut at = 0;
+    for entry in recovered.table.iter() {
+        assert!(entry.block >= at && entry.count > 0, "sorted and apart: {entry:?} after block {at}");
+        at = entry.end();
+        assert!(at <= blocks, "within the main device of {blocks} blocks: {entry:?}");
+        assert!(matches!(entry.state, EntryState::Pending | EntryState::Remapped), "{entry:?}");
+        assert_eq!(entry.lost & !Entry::full_mask(superblock.block_sectors()), 0, "{entry:?}");
+        seen_by_readers(recovered, entry);
+    }
+    let remapped = recovered.table.iter().filter(|entry| entry.state == EntryState::Remapped);
+    for entry in remapped.chain(recovered.pool.retired()) {
+        let first = Slot(entry.slot);
+        let end = first.index() + u64::from(entry.count);
+        let spare = superblock.spares.get(usize::from(first.spare()));
+        assert!(spare.is_some_and(|spare| end <= spare.slots), "a slot of this volume: {entry:?}");
+        slots.push((u64::from(first.spare()), first.index(), end));
+    }
+    slots.sort_unstable();
+    for pair in slots.windows(2) {
+        assert!(pair[0].0 != pair[1].0 || pair[0].2 <= pair[1].1, "one owner for each slot: {pair:?}");
+    }
+    let counts = recovered.pool.counts(None);
+    assert!(counts.free <= counts.total, "{counts:?}");
+}
+
+fn seen_by_readers(recovered: &Recovered, entry: &Entry) {
+    let stretch = recovered.table.view().first(Block(entry.block), Block(entry.end()));
+    let placement = match entry.state {
+        EntryState::Remapped if entry.lost == 0 => Placement::Settled(Slot(entry.slot)),
+        _ => Placement::Slow,
+    };
+    assert_eq!((stretch.placement, stretch.blocks), (placement, u64::from(entry.count)), "{entry:?}");
+}
+
+/// What a volume says, apart from where it is written.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Says {
+    entries: Vec<Entry>,
+    retired: BTreeSet<u64>,
+}
+
+impl Says {
+    fn of<'e>(entries: impl Iterator<Item = &'e Entry>, retired: &[Entry]) -> Self {
+        let slots = retired.iter().flat_map(|run| (0..u64::from(run.count)).map(|n| run.slot + n));
+        Self { entries: entries.copied().collect(), retired: slots.collect() }
+    }
+
+    /// What recovery believes.
+    pub fn recovered(recovered: &Recovered) -> Self {
+        Self::of(recovered.table.iter(), recovered.pool.retired())
+    }
+}
+
+/// Serves the volume for a moment (`anew`: after all copies are written), and recovers what the engine says then.
+pub fn serve(mut recovered: Recovered, disks: &mut Disks, anew: bool) {
+    let before = Says::recovered(&recovered);
+    let fits =
+        before.entries.len() + before.retired.len() <= shape_of(&recovered.superblock).capacity() as usize;
+    let (blocks, sectors) =
+        (main_blocks(&recovered.superblock), u64::from(recovered.superblock.block_sectors()));
+    let main_sectors = recovered.superblock.main.size / 512;
+    let devices = recovered.devices.clone();
+    recovered.needs_repair |= anew;
+    let engine = Engine::start(recovered, EngineConfig::default(), START);
+    let mut driver = Driver::of(engine, disks, devices);
+    driver.settle();
+    if !driver.engine.is_live() {
+        assert!(!fits, "nothing failed, and the volume did not go live");
+        return;
+    }
+    assert_eq!(
+        before,
+        Says::of(driver.engine.table().iter(), driver.engine.retired()),
+        "going live changes nothing"
+    );
+    if anew {
+        agree(&mut driver, true);
+    }
+    // A few changes behind what was found.
+    driver.bad = vec![(blocks / 2) * sectors];
+    for block in [0, blocks / 2, blocks - 1] {
+        let count = sectors.min(main_sectors.saturating_sub(block * sectors));
+        if let Some(extent) = Extent::new(Sector(block * sectors), count) {
+            driver.request(RequestKind::Write { fua: true }, extent.start().0, count);
+            driver.command(Command::Remap(extent, Cause::Manual));
+        }
+    }
+    agree(&mut driver, false);
+}
+
+/// What the engine says is what recovery would find now.
+fn agree(driver: &mut Driver<'_>, in_step: bool) {
+    let says = Says::of(driver.engine.table().iter(), driver.engine.retired());
+    let generation = driver.engine.generation();
+    let disks = driver.disks();
+    let healthy = disks.faults.is_empty();
+    let again =
+        recovered(disks, true).unwrap_or_else(|error| panic!("what the engine wrote is refused: {error}"));
+    assert_eq!(again.generation, generation, "the engine's generation is the durable one");
+    assert_eq!(says, Says::recovered(&again), "the engine and its spares say the same");
+    if in_step && healthy {
+        assert!(!again.needs_repair && again.good_copies() == COPIES, "{:?}", again.copies);
+    }
+}
