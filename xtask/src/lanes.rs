@@ -34,7 +34,7 @@ struct Lane {
     run: fn(&Stage<'_>) -> Result<Verdict>,
 }
 
-const LANES: [Lane; 12] = [
+const LANES: &[Lane] = &[
     Lane { name: "tidy", about: "sizes, names, documents", run: |stage| found(&tidy::check(stage.root)?) },
     Lane { name: "layers", about: "which crate may use which", run: |s| found(&layers::check(s.root)?) },
     Lane { name: "fmt", about: "formatting", run: |stage| stage.cargo(3, &["fmt", "--all", "--check"]) },
@@ -43,6 +43,7 @@ const LANES: [Lane; 12] = [
     Lane { name: "no-std", about: "the pure crates without std", run: no_std },
     Lane { name: "tests", about: "unit and integration tests", run: |stage| stage.tests(Which::Plain) },
     Lane { name: "doc-tests", about: "examples in the documentation", run: doc_tests },
+    Lane { name: "canaries", about: "the simulator finds broken cores", run: canaries },
     Lane { name: "simulator", about: "a fixed set of seeds", run: simulator },
     Lane { name: "fuzz", about: "every fuzz target: what is in the tree, then a short search", run: fuzzing },
     Lane {
@@ -80,7 +81,7 @@ struct Stage<'a> {
 
 /// Prints the lanes.
 pub(crate) fn list() {
-    for lane in &LANES {
+    for lane in LANES {
         println!("{:<10} {}", lane.name, lane.about);
     }
 }
@@ -250,6 +251,21 @@ fn no_std(stage: &Stage<'_>) -> Result<Verdict> {
 
 fn doc_tests(stage: &Stage<'_>) -> Result<Verdict> {
     stage.cargo(20, &["test", "--workspace", "--doc", "--locked", "--no-fail-fast"])
+}
+
+/// In a build of its own: a workspace is built with all features that any of its crates asks for.
+fn canaries(stage: &Stage<'_>) -> Result<Verdict> {
+    let with = ["--package", "remap-sim", "--features", "canaries", "--locked"];
+    let lints = [&["clippy", "--all-targets"], &with[..], &["--", "-D", "warnings"]].concat();
+    let verdict = stage.cargo(10, &lints)?;
+    if !verdict.good {
+        return Ok(verdict);
+    }
+    let mut verdict = stage.cargo(15, &[&["test", "--test", "core_canaries"], &with[..]].concat())?;
+    if verdict.good {
+        verdict.note = format!("{} broken cores", verdict.tally.passed);
+    }
+    Ok(verdict)
 }
 
 fn simulator(stage: &Stage<'_>) -> Result<Verdict> {

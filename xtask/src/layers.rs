@@ -36,16 +36,22 @@ const WALLS: [(&str, &[&str]); 3] = [
 /// Crates that a kernel uses too.
 const NO_STD: [&str; 2] = ["remap-format", "remap-core"];
 
+/// The feature that lets a test break the core. A workspace is built with all features that any of its crates turns on, so only the
+/// same feature of another crate, by name on a command line, may turn it on.
+const CANARIES: &str = "canaries";
+
 /// The workspace as `cargo metadata` tells it.
 pub(crate) struct Package {
     pub(crate) name: String,
     pub(crate) folder: PathBuf,
     /// Name and kind (`normal`, `dev`, `build`).
     pub(crate) uses: Vec<(String, String)>,
-    /// Names of integration tests.
+    /// Names of integration tests that need no feature.
     pub(crate) tests: Vec<String>,
     /// It has a binary of its own name.
     pub(crate) binary: bool,
+    /// Features and dependencies that turn on the canaries without being asked.
+    plants: Vec<String>,
 }
 
 /// Reads the workspace.
@@ -84,10 +90,27 @@ fn package(value: &Value) -> Result<Package> {
                 Some((text(&used["name"])?, text(&used["kind"]).unwrap_or_else(|| "normal".to_owned())))
             })
             .collect(),
-        tests: of_kind("test").filter_map(|target| text(&target["name"])).collect(),
+        tests: of_kind("test")
+            .filter(|target| target["required-features"].is_null())
+            .filter_map(|target| text(&target["name"]))
+            .collect(),
         binary: of_kind("bin").any(|target| target["name"] == name.as_str()),
+        plants: plants(value),
         name,
     })
+}
+
+fn plants(package: &Value) -> Vec<String> {
+    let turns_on = |list: &Value| {
+        let last = |feature: &Value| feature.as_str().and_then(|f| f.rsplit('/').next()) == Some(CANARIES);
+        list.as_array().is_some_and(|list| list.iter().any(last))
+    };
+    let features = package["features"].as_object().into_iter().flatten();
+    let features =
+        features.filter(|(name, list)| *name != CANARIES && turns_on(list)).map(|(name, _)| name.clone());
+    let uses = package["dependencies"].as_array().into_iter().flatten();
+    let uses = uses.filter(|used| turns_on(&used["features"])).filter_map(|used| used["name"].as_str());
+    features.chain(uses.map(str::to_owned)).collect()
 }
 
 /// Everything that breaks the rules.
@@ -99,6 +122,9 @@ pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
     let mut findings = Vec::new();
     for package in &packages {
         arrows(package, &mut findings);
+        for by in &package.plants {
+            findings.push(format!("layers: {}: `{by}` turns on the feature `{CANARIES}`", package.name));
+        }
         unsafety(package, &mut findings)?;
     }
     for package in packages.iter().filter(|package| NO_STD.contains(&package.name.as_str())) {
@@ -179,8 +205,8 @@ mod tests {
 
     fn findings(name: &str, used: &str, kind: &str) -> Vec<String> {
         let uses = vec![(used.to_owned(), kind.to_owned())];
-        let package =
-            Package { name: name.to_owned(), folder: "x".into(), uses, tests: Vec::new(), binary: false };
+        let (name, tests, plants) = (name.to_owned(), Vec::new(), Vec::new());
+        let package = Package { name, folder: "x".into(), uses, tests, binary: false, plants };
         let mut findings = Vec::new();
         arrows(&package, &mut findings);
         findings
@@ -202,6 +228,14 @@ mod tests {
         assert_eq!(findings("remap-core", "serde_json", "normal").len(), 1);
         assert_eq!(findings("remap-sim", "remap-io", "normal").len(), 1);
         assert!(findings("remap-sim", "remap-core", "normal").is_empty());
+    }
+
+    #[test]
+    fn canaries_are_asked_for_by_name() {
+        let on = |package: &str| super::plants(&serde_json::from_str(package).expect("JSON")).len();
+        assert_eq!(on(r#"{"features": {"canaries": ["remap-core/canaries"]}}"#), 0);
+        assert_eq!(on(r#"{"features": {"default": ["canaries"]}}"#), 1);
+        assert_eq!(on(r#"{"dependencies": [{"name": "remap-core", "features": ["canaries"]}]}"#), 1);
     }
 
     #[test]

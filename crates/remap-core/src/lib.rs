@@ -57,6 +57,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod canary;
 pub mod elect;
 pub mod engine;
 pub mod op;

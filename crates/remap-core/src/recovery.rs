@@ -16,6 +16,7 @@ use remap_format::{DecodeError, Entry, EntryState, Superblock, SuperblockFlags};
 
 use self::replay::Session;
 use self::scan::{match_devices, newest_superblock};
+use crate::canary::Planted;
 use crate::elect::ElectionError;
 use crate::op::Fault;
 use crate::pool::{ClaimError, SparePool};
@@ -29,6 +30,11 @@ pub trait SpareReader {
     /// # Errors
     /// The device's fault.
     fn read(&mut self, spare: usize, offset: u64, into: &mut [u8]) -> Result<(), Fault>;
+
+    /// A way to break the contract on purpose; nothing, unless the simulator says so.
+    fn planted(&self) -> Planted {
+        Planted::default()
+    }
 }
 
 /// What was wrong with a place on a spare.
@@ -313,6 +319,10 @@ impl SpareReader for Watched<'_> {
                 self.path.get_or_insert((spare, fault));
             }
         })
+    }
+
+    fn planted(&self) -> Planted {
+        self.reader.planted()
     }
 }
 

@@ -2,12 +2,14 @@
 //!
 //! Invariant: [`Scenario::of_seed`] is a function of the seed.
 
+use remap_core::canary::Planted;
 use remap_format::Policy;
 use remap_format::layout::{self, CopyShape, LayoutError};
 
 use crate::rng::Rng;
 
-/// A way to break the contract on purpose, so that it is known that the oracle sees it.
+/// A way to break what drives the core, so that it is known that the oracle sees it. Broken cores are
+/// [`remap_core::canary::Canary`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Canary {
     /// Writes are acknowledged when they are submitted (C1).
@@ -18,8 +20,6 @@ pub enum Canary {
     DropEngineFlush,
     /// Flushes that a client asks for do nothing.
     DropClientFlush,
-    /// Reads of lost sectors succeed with whatever is in the buffer (C3).
-    LostReadsAsGood,
     /// The engine is told that path faults are medium errors (C4).
     PathFaultAsMedium,
 }
@@ -72,8 +72,10 @@ pub struct Scenario {
     pub life_steps: u64,
     /// Commands are given.
     pub commands: bool,
-    /// Broken on purpose.
+    /// The driver is broken on purpose.
     pub canary: Option<Canary>,
+    /// The core is.
+    pub planted: Planted,
     /// Events kept for the transcript; 0: none.
     pub transcript: usize,
 }
@@ -123,6 +125,7 @@ impl Scenario {
             life_steps: rng.pick(&[15, 60, 250, 800]),
             commands: rng.chance(2, 3),
             canary: None,
+            planted: Planted::default(),
             transcript: 0,
         }
     }

@@ -36,11 +36,6 @@ fn client_flushes_dropped() {
 }
 
 #[test]
-fn lost_reads_as_good() {
-    must_be_seen(Canary::LostReadsAsGood, 10);
-}
-
-#[test]
 fn path_faults_taken_for_medium_errors() {
     must_be_seen(Canary::PathFaultAsMedium, 100);
 }

@@ -11,8 +11,10 @@ use remap_format::layout::{self, CopyPlace, CopyShape};
 use remap_format::{COPIES, Entry, EntryState, MAX_RECORD_EDITS, PAGE_SIZE, Record, RecordHeader};
 
 use super::checkpoint::{Checkpoint, Phase as CheckpointPhase};
+use super::job::JobKind;
 use super::ops::{CommitPart, Purpose};
 use super::{COMMIT_RETRY_NS, Engine, MIN_COPIES, Notice, RequestError};
+use crate::canary::Canary;
 use crate::op::{Buffer, DeviceId, Fault, OpKind};
 use crate::recovery::{Flaw, GIVEN_UP, Recovered, shape_of};
 use crate::units::{Extent, Sector};
@@ -218,6 +220,12 @@ impl Engine {
         if self.commit.is_frozen() && request.is_some() {
             self.orphan_job(job);
         }
+        if let Some(request) = request.filter(|_| self.planted(Canary::AckBeforeCommit)) {
+            self.request_job_done(request, Ok(()));
+            if let Some(job) = self.job(job) {
+                job.kind = JobKind::Learn { sectors: 0, on_slot: false };
+            }
+        }
         let staged = &mut self.commit.staged;
         staged.jobs.push(job);
         staged.edits.extend(edits);
@@ -267,7 +275,7 @@ impl Engine {
     fn begin_data_flush(&mut self) {
         self.commit.phase = Phase::DataFlush;
         self.commit.fault = None;
-        let set = self.commit.batch.flush;
+        let set = if self.planted(Canary::MapBeforeData) { 0 } else { self.commit.batch.flush };
         let nowhere = Extent::new(Sector(0), 1).expect("one sector");
         for bit in 0..u32::BITS {
             if set & (1 << bit) != 0 {

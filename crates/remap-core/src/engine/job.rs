@@ -12,6 +12,7 @@ use remap_format::{Cause, Entry, EntryState};
 
 use super::ops::Purpose;
 use super::{Engine, MAX_JOBS, Notice, RequestError};
+use crate::canary::Canary;
 use crate::op::{DeviceId, Fault, OpKind};
 use crate::units::{Block, Slot};
 use crate::view::Placement;
@@ -163,7 +164,7 @@ impl Engine {
         let readers = self.table.view().first(block, Block(block.0 + 1)).placement;
         self.table.view().begin_move(index, block);
         // Readers never touch a block that was already the owner's: nothing to wait for.
-        let grace = readers != Placement::Slow;
+        let grace = readers != Placement::Slow && !self.planted(Canary::NoGrace);
         if let Some(place) = self.jobs.get_mut(index) {
             *place = Some(Job {
                 block,
@@ -263,7 +264,7 @@ impl Engine {
         if let Some(old) = old_slot.filter(|&old| still != Some(old)) {
             if old_failed && slot.is_some() {
                 self.notice(Notice::SlotRetired { slot: old });
-            } else {
+            } else if !self.planted(Canary::FreedEarly) {
                 self.pool.free(old);
             }
         }

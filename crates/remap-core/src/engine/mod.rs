@@ -27,6 +27,7 @@ pub use breaker::{BREAKER_BUDGET, BREAKER_COOL_DOWN_NS, BREAKER_WINDOW_NS};
 pub use command::{Command, CommandId, CommandOutcome};
 pub use request::{MAX_REQUESTS, SubmitError};
 
+use crate::canary::{self, Canary, Planted};
 use crate::op::{DeviceId, Fault, Op, OpId, RequestId};
 use crate::pool::{SlotCounts, SparePool};
 use crate::recovery::Recovered;
@@ -216,11 +217,13 @@ pub struct EngineConfig {
     pub breaker_budget: u32,
     /// Most blocks that may be remapped; `None`: as many as there are slots.
     pub max_remaps: Option<u64>,
+    /// A way to break the contract on purpose; nothing, unless the simulator says so.
+    pub planted: Planted,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { policy: None, breaker_budget: BREAKER_BUDGET, max_remaps: None }
+        Self { policy: None, breaker_budget: BREAKER_BUDGET, max_remaps: None, planted: Planted::default() }
     }
 }
 
@@ -294,6 +297,8 @@ impl Engine {
     pub fn handle_completion(&mut self, now: Now, op: OpId, outcome: Result<(), Fault>) {
         self.now = now;
         let purpose = self.ops.take(op).expect("the driver completes each operation once");
+        let blamed = outcome == Err(Fault::Transport) && self.planted(Canary::TransportBlamed);
+        let outcome = if blamed { Err(Fault::Medium) } else { outcome };
         match purpose {
             ops::Purpose::Piece { request } => self.piece_done(request, outcome),
             ops::Purpose::RequestFlush { request } => self.request_flush_done(request, outcome),
@@ -320,6 +325,9 @@ impl Engine {
     /// The next operation to carry out.
     #[must_use]
     pub fn poll_op(&mut self) -> Option<Op> {
+        if self.planted(Canary::OrderFromOutside) && canary::coin_from_outside() {
+            return self.outgoing.pop_back();
+        }
         self.outgoing.pop_front()
     }
 
@@ -425,6 +433,10 @@ impl Engine {
     #[must_use]
     pub fn unit_sectors(&self) -> u64 {
         u64::from(self.volume.main.logical_block / 512).max(1)
+    }
+
+    fn planted(&self, canary: Canary) -> bool {
+        self.config.planted.has(canary)
     }
 
     fn notice(&mut self, notice: Notice) {

@@ -9,6 +9,7 @@ use super::job::{JobKind, Suspicion};
 use super::ops::Purpose;
 use super::place::{bits, runs};
 use super::{Engine, Event, MAX_SUSPICIONS, RequestError};
+use crate::canary::Canary;
 use crate::op::{Buffer, DeviceId, Fault, OpKind, Request, RequestKind};
 use crate::units::{Block, Extent, Sector};
 use remap_format::Cause;
@@ -176,7 +177,8 @@ impl Engine {
             return self.wait_for_lock(index);
         }
         let entry = self.table.next_from(block).copied();
-        match entry.filter(|e| e.block <= block.0) {
+        let missed = self.planted(Canary::LookupOffByOne);
+        match entry.filter(|e| e.block <= block.0 && !(missed && e.block == block.0)) {
             None => self.start_main_piece(index, entry.map(|e| Block(e.block))),
             Some(_) => match request.kind {
                 RequestKind::Read => self.start_entry_read(index, block),
@@ -259,6 +261,10 @@ impl Engine {
         };
         if first_lost {
             let lost = logical(len);
+            if self.planted(Canary::ZeroesForLost) {
+                self.move_cursor(index, lost.end());
+                return true;
+            }
             let Some(slow) = self.slow(index) else { return false };
             slow.add_bad(lost);
             slow.fault.get_or_insert(Fault::Medium);
@@ -266,7 +272,8 @@ impl Engine {
             return true;
         }
         let len = len.min(u32::try_from(limit).unwrap_or(u32::MAX)).max(1);
-        let (device, physical) = self.locate(block, Some(&entry), (from, len));
+        let read = if self.planted(Canary::FirstSectorOnly) { 1 } else { len };
+        let (device, physical) = self.locate(block, Some(&entry), (from, read));
         self.emit_piece(index, device, logical(len), physical);
         true
     }
@@ -350,6 +357,11 @@ impl Engine {
                 slow.fault.get_or_insert(fault);
                 slow.cursor = piece.end();
             }
+            if self.planted(Canary::RetryForEver)
+                && let Some(slow) = self.slow(index)
+            {
+                slow.cursor = piece.start();
+            }
             let sectors = self.mask_in(block, &piece);
             self.suspect(Suspicion { block, sectors, on_slot: device != DeviceId::Main });
             return;
@@ -410,7 +422,10 @@ impl Engine {
     }
 
     fn end_request(&mut self, index: usize, result: Result<(), RequestError>) {
+        let good_news = self.planted(Canary::AckFailedWrite);
         if let Some(mut slow) = self.requests.get_mut(index).and_then(Option::take) {
+            let written = matches!(slow.request.kind, RequestKind::Write { .. });
+            let result = if good_news && written { Ok(()) } else { result };
             let unread = Extent::between(slow.cursor, slow.request.extent.end());
             if let (Err(_), RequestKind::Read, Some(unread)) = (result, slow.request.kind, unread) {
                 // The list says what of the buffer must not be believed: also what was never read.

@@ -18,6 +18,7 @@ use super::job::{Job, JobKind, Step};
 use super::ops::Purpose;
 use super::place::{bits, runs};
 use super::{Engine, MAX_JOBS, Notice, RequestError};
+use crate::canary::Canary;
 use crate::op::{Buffer, DeviceId, Fault, OpKind, RequestKind};
 use crate::pool::SparePool;
 use crate::units::{Block, Extent, Sector};
@@ -149,8 +150,14 @@ impl Engine {
     fn after_fence(&mut self, index: usize) {
         let Some(job) = self.jobs.get(index).and_then(Option::as_ref) else { return };
         let extent = self.block_extent(job.block);
-        if self.requests.iter().flatten().any(|r| r.has_piece_on(&extent)) {
+        let waits = !self.planted(Canary::NoFence);
+        if waits && self.requests.iter().flatten().any(|r| r.has_piece_on(&extent)) {
             return;
+        }
+        let repeated =
+            self.planted(Canary::RepeatSkipped) && job.old.is_some_and(|e| e.lost & job.covered() == 0);
+        if repeated && matches!(job.kind, JobKind::Write { .. }) {
+            return self.finish_job(index, Ok(()));
         }
         let on_spare = job.old_slot().is_some();
         match job.kind {
@@ -242,7 +249,7 @@ impl Engine {
         let Some(old) = job.old.filter(|e| e.lost & covered != 0) else {
             return self.finish_job(index, Ok(()));
         };
-        let lost = old.lost & !covered;
+        let lost = if self.planted(Canary::LostMaskDropped) { 0 } else { old.lost & !covered };
         let healed = old.state == EntryState::Pending && lost == 0;
         let state = if healed { EntryState::Absent } else { old.state };
         let flush = job.old_slot().map(|s| DeviceId::Spare(s.spare()));
@@ -256,16 +263,17 @@ impl Engine {
         let valid = self.valid_mask(job.block);
         let readable = valid & !job.old_lost();
         let stays = self.policy == Policy::RewriteThenRemap && job.old_slot().is_none();
+        let believed = self.planted(Canary::StaleMainBelieved);
         let wanted = match job.kind {
             JobKind::Learn { sectors, .. } if stays => sectors & valid,
             JobKind::Check { .. } if job.old_slot().is_none() => match job.old {
                 // Bytes that are known to be out of date prove nothing by being readable.
-                Some(old) if old.flags.stale() => 0,
+                Some(old) if old.flags.stale() && !believed => 0,
                 Some(old) => old.lost & valid,
                 None => valid,
             },
             JobKind::Clear { .. } if job.old_slot().is_none() => {
-                job.old.filter(|e| !e.flags.stale()).map_or(0, |e| e.lost & valid)
+                job.old.filter(|e| !e.flags.stale() || believed).map_or(0, |e| e.lost & valid)
             }
             _ => readable & !job.covered(),
         };
@@ -424,6 +432,11 @@ impl Engine {
         for run in runs(salvaged) {
             let (device, extent) = self.in_slot(slot, run);
             let from = bounce(index, Bytes::Salvage, run.0);
+            if self.planted(Canary::SalvageWrittenHome) {
+                let (main, home) = self.locate(block, None, run);
+                let kind = OpKind::Write { from: from.clone(), fua: false };
+                self.emit_for(index, main, home, kind, bits(run.0, run.1));
+            }
             self.emit_for(index, device, extent, OpKind::Write { from, fua: false }, bits(run.0, run.1));
         }
         for run in runs(covered) {
@@ -526,6 +539,10 @@ impl Engine {
             _ => None,
         };
         debug_assert!(index < MAX_JOBS, "jobs have places");
+        let left = job.old_slot().filter(|old| old.0 != edits.first().map_or(NO_SLOT, |e| e.slot));
+        if let Some(left) = left.filter(|_| self.planted(Canary::FreedEarly) && !relocated) {
+            self.pool.free(left);
+        }
         self.stage_edits(index, edits, flush, request);
     }
 
@@ -534,6 +551,9 @@ impl Engine {
         let Some(job) = self.job(index) else { return };
         if let JobKind::Write { request, .. } = job.kind {
             job.kind = JobKind::Learn { sectors: 0, on_slot: false };
+            if self.planted(Canary::OrphanForgotten) {
+                return;
+            }
             self.request_job_done(request, Err(RequestError::Io(Fault::Unknown)));
         }
     }

@@ -12,6 +12,7 @@ use super::scan::read_copy_superblock;
 use super::{
     CopyReport, Flaw, Recovered, RecoveryError, SpareReader, empty_pool, install, main_blocks, shape_of,
 };
+use crate::canary::{self, Canary};
 use crate::elect::{CopyHeader, ElectionError, elect};
 use crate::pool::SparePool;
 use crate::table::{NoMemory, Table};
@@ -51,6 +52,9 @@ impl<'r> Session<'r> {
             *header = found.as_ref().map(CopyHeader::of);
             superblocks.push(found);
             copies.push(report);
+        }
+        if reader.planted().has(Canary::OldestElected) {
+            canary::keep_oldest(&mut headers);
         }
         let election = elect(&headers)?;
         let chosen =
@@ -269,6 +273,7 @@ impl<'r> Session<'r> {
         if position >= self.shape.journal_pages {
             return Ok(None);
         }
+        let believing = self.reader.planted().has(Canary::ContradictionIgnored);
         let mut record: Option<Record> = None;
         let mut failed: [Option<(Flaw, u64)>; COPIES as usize] = [None; COPIES as usize];
         for (copy, window) in windows.iter_mut().enumerate() {
@@ -277,7 +282,7 @@ impl<'r> Session<'r> {
             }
             match self.decode_record(copy, window, position, generation) {
                 Ok(found) => match &record {
-                    Some(known) if known.edits != found.edits => {
+                    Some(known) if known.edits != found.edits && !believing => {
                         return Err(ElectionError::Contradiction { generation }.into());
                     }
                     _ => record = Some(found),
@@ -333,6 +338,9 @@ impl<'r> Session<'r> {
     /// A whole record *behind* the end of the journal proves that the end is a hole in every copy.
     fn refuse_hole(&mut self, windows: &mut [Window], end: &Replay) -> Result<(), RecoveryError> {
         let missing = end.generation.wrapping_add(1);
+        if self.reader.planted().has(Canary::HoleIgnored) {
+            return Ok(());
+        }
         let last = end.position.saturating_add(LOOK_AHEAD).min(self.shape.journal_pages);
         for position in end.position..last {
             for (copy, window) in windows.iter_mut().enumerate() {

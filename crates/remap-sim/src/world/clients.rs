@@ -355,14 +355,13 @@ impl World {
     fn judge_read(&mut self, id: u64, failed: Option<RequestError>) -> Checked {
         let Some(client) = self.clients.get(&id) else { return Ok(()) };
         let (extent, begun) = (client.extent, client.begun);
-        let lost_as_good = self.scenario.canary == Some(Canary::LostReadsAsGood);
         for (index, sector) in (extent.start().0..extent.end().0).enumerate() {
             let Some(client) = self.clients.get(&id) else { break };
             let bad = failed.is_some() && client.bad.iter().any(|b| b.contains(Sector(sector)));
             if bad && self.trouble >= begun {
                 continue;
             }
-            let seen = if bad && !lost_as_good {
+            let seen = if bad {
                 Content::Lost
             } else {
                 stamp::read(&client.buf[index * SECTOR..(index + 1) * SECTOR])

@@ -3,6 +3,7 @@
 //! Invariant: whatever is durable on the disks, recovery gives a volume, and the same one every time, as long as the budget of
 //! `faults` is kept.
 
+use remap_core::canary::Planted;
 use remap_core::engine::{Command, Engine, EngineConfig};
 use remap_core::op::{Fault, RequestKind};
 use remap_core::recovery::{Recovered, RecoveryError, SpareReader, recover};
@@ -23,6 +24,7 @@ struct Reader<'d> {
     order: &'d [usize],
     /// Byte ranges that cannot be read now, on the first disk given.
     hidden: Vec<(u64, u64)>,
+    planted: Planted,
 }
 
 impl SpareReader for Reader<'_> {
@@ -33,6 +35,10 @@ impl SpareReader for Reader<'_> {
         }
         let extent = Extent::new(Sector(offset / 512), (into.len() / 512) as u64).ok_or(Fault::Unknown)?;
         self.disks[self.order[spare]].read(&extent, into)
+    }
+
+    fn planted(&self) -> Planted {
+        self.planted
     }
 }
 
@@ -100,7 +106,8 @@ impl World {
             format!("assembled: generation {generation}, {entries} entries, {copies} good copies")
         });
         let spare_disks = recovered.devices.iter().map(|&given| order[given]).collect();
-        let engine = Engine::start(recovered, EngineConfig::default(), self.now);
+        let config = EngineConfig { planted: self.scenario.planted, ..EngineConfig::default() };
+        let engine = Engine::start(recovered, config, self.now);
         let view = engine.view();
         self.life = Some(Life { engine, view, spare_disks });
         self.pump()?;
@@ -116,7 +123,7 @@ impl World {
         hidden: Vec<(u64, u64)>,
     ) -> Result<Recovered, RecoveryError> {
         let sizes: Vec<u64> = order.iter().map(|&d| self.disks[d].sectors() * 512).collect();
-        let mut reader = Reader { disks: &self.disks, order, hidden };
+        let mut reader = Reader { disks: &self.disks, order, hidden, planted: self.scenario.planted };
         recover(&mut reader, &sizes, false)
     }
 
