@@ -221,6 +221,7 @@ pub(crate) fn fault_word(fault: Fault) -> &'static str {
         Fault::Gone => "device gone",
         Fault::NoSpace => "no space",
         Fault::Unsupported => "not supported",
+        Fault::NoMemory => "out of memory",
         Fault::Unknown => "unspecified I/O error",
     }
 }

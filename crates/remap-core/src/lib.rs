@@ -29,8 +29,9 @@
 //! A slot goes back to the [`pool`] only after the commit that stopped naming it is durable.
 //!
 //! ## C6 Bounded
-//! [`engine::MAX_JOBS`], [`engine::MAX_REQUESTS`], [`engine::MAX_SUSPICIONS`], the journal, the breaker's window: every queue,
-//! retry and wait has a named limit. When metadata cannot be written, requests that need them fail at once.
+//! [`engine::MAX_JOBS`], [`engine::MAX_REQUESTS`], [`engine::MAX_COMMANDS`], [`engine::MAX_SUSPICIONS`], the journal, the breaker's
+//! window: every queue, retry and wait has a named limit. When metadata cannot be written, requests that need them fail at once.
+//! What has a limit is reserved when the engine starts ([`memory`]); a refusal of the allocator is a fault, never an end.
 //!
 //! ## C7 Deterministic core
 //! Same calls in the same order, same answers: no hash maps, no addresses, no time but the one passed in.
@@ -52,6 +53,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(clippy::unwrap_used, clippy::indexing_slicing)]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_macros))]
 
 extern crate alloc;
 #[cfg(test)]
@@ -60,8 +62,10 @@ extern crate std;
 pub mod canary;
 pub mod elect;
 pub mod engine;
+pub mod memory;
 pub mod op;
 pub mod pool;
+#[allow(clippy::disallowed_methods, clippy::disallowed_macros)]
 pub mod recovery;
 pub mod table;
 pub mod units;

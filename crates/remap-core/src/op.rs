@@ -26,6 +26,8 @@ pub enum Fault {
     Unsupported,
     /// An error that says nothing (a bare EIO, EREMOTEIO).
     Unknown,
+    /// Memory was refused, here or by the driver (ENOMEM): nothing was tried, and nothing is said about any device.
+    NoMemory,
 }
 
 impl Fault {

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use remap_format::{Cause, Entry, EntryFlags, EntryState, NO_BLOCK};
 
-use crate::table::NoMemory;
+use crate::memory::{self, NoMemory};
 use crate::units::Slot;
 
 /// Slots per chunk of the bitmap; a chunk is allocated when it is first touched.
@@ -64,8 +64,8 @@ impl Spare {
         let chunk = usize::try_from(slot / CHUNK_SLOTS).map_err(|_| NoMemory)?;
         let chunk = self.taken.get_mut(chunk).ok_or(NoMemory)?;
         if chunk.is_empty() {
-            chunk.try_reserve_exact(CHUNK_WORDS).map_err(|_| NoMemory)?;
-            chunk.resize(CHUNK_WORDS, 0);
+            *chunk = memory::list(CHUNK_WORDS)?;
+            memory::resize(chunk, CHUNK_WORDS, 0);
         }
         chunk.get_mut((slot % CHUNK_SLOTS / 64) as usize).ok_or(NoMemory)
     }
@@ -109,9 +109,8 @@ impl SparePool {
     /// [`NoMemory`].
     pub fn add_spare(&mut self, slots: u64, metadata: &[(u64, u64)]) -> Result<(), NoMemory> {
         let chunks = usize::try_from(slots.div_ceil(CHUNK_SLOTS)).map_err(|_| NoMemory)?;
-        let mut taken = Vec::new();
-        taken.try_reserve_exact(chunks).map_err(|_| NoMemory)?;
-        taken.resize_with(chunks, Vec::new);
+        let mut taken = memory::list(chunks)?;
+        memory::resize(&mut taken, chunks, Vec::new());
         let mut spare = Spare { slots, taken, cursor: 0, counts: SlotCounts::default() };
         let mut usable = slots;
         for &(start, end) in metadata {
@@ -122,9 +121,7 @@ impl SparePool {
             }
         }
         spare.counts = SlotCounts { total: usable, free: usable, retired: 0 };
-        self.spares.try_reserve(1).map_err(|_| NoMemory)?;
-        self.spares.push(spare);
-        Ok(())
+        memory::try_push(&mut self.spares, spare)
     }
 
     /// Totals of one spare, or of all.
@@ -159,27 +156,32 @@ impl SparePool {
         if entry.state == EntryState::Retired {
             spare.counts.retired += u64::from(entry.count);
             spare.counts.total -= u64::from(entry.count);
-            self.retired.try_reserve(1).map_err(|_| NoMemory)?;
-            self.retired.push(*entry);
+            memory::try_push(&mut self.retired, *entry)?;
         }
         Ok(())
     }
 
-    /// Takes a free slot; `None` when there is none (or no memory to note it).
-    pub fn acquire(&mut self) -> Option<Slot> {
+    /// Takes a free slot; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`NoMemory`] to note that it is taken.
+    pub fn acquire(&mut self) -> Result<Option<Slot>, NoMemory> {
         // Stay on one spare, so that neighbours land side by side, until another has clearly more room.
-        let most = self.spares.iter().enumerate().max_by_key(|(_, s)| s.counts.free).map(|(i, _)| i)?;
+        let most = self.spares.iter().enumerate().max_by_key(|(_, s)| s.counts.free).map_or(0, |(i, _)| i);
         let free = |i: usize| self.spares.get(i).map_or(0, |s| s.counts.free);
         if free(self.last) == 0 || free(most) > free(self.last) + free(self.last) / 16 + 64 {
             self.last = most;
         }
         let index = self.last;
-        let spare = self.spares.get_mut(index).filter(|s| s.counts.free > 0)?;
-        let slot = spare.find_free(spare.cursor, spare.slots).or_else(|| spare.find_free(0, spare.cursor))?;
-        spare.take(slot).ok().filter(|&was_free| was_free)?;
+        let Some(spare) = self.spares.get_mut(index).filter(|s| s.counts.free > 0) else { return Ok(None) };
+        let found = spare.find_free(spare.cursor, spare.slots).or_else(|| spare.find_free(0, spare.cursor));
+        let Some((slot, spare_index)) = found.zip(u8::try_from(index).ok()) else { return Ok(None) };
+        if !spare.take(slot)? {
+            return Ok(None);
+        }
         spare.cursor = slot + 1;
         spare.counts.free -= 1;
-        Some(Slot::new(u8::try_from(index).ok()?, slot))
+        Ok(Some(Slot::new(spare_index, slot)))
     }
 
     /// Gives a slot back: forfeited before any commit named it, or freed after the commit that stopped naming it.
@@ -190,16 +192,23 @@ impl SparePool {
         }
     }
 
-    /// Taken slots went bad: they are never handed out again. Call it once the commit that says so is durable.
+    /// Takes the memory that the next `edits` calls of [`Self::retire`] need.
+    ///
+    /// # Errors
+    /// [`NoMemory`].
+    pub fn prepare_to_retire(&mut self, edits: usize) -> Result<(), NoMemory> {
+        self.retired.try_reserve(edits).map_err(|_| NoMemory)
+    }
+
+    /// Taken slots went bad: they are never handed out again. Call it once the commit that says so is durable, after
+    /// [`Self::prepare_to_retire`] counted it before.
     pub fn retire(&mut self, edit: &Entry) {
         if let Some(spare) = self.spares.get_mut(usize::from(Slot(edit.slot).spare())) {
             let count = u64::from(edit.count).min(spare.counts.total);
             spare.counts.retired += count;
             spare.counts.total -= count;
         }
-        if self.retired.try_reserve(1).is_ok() {
-            self.retired.push(*edit);
-        }
+        memory::push(&mut self.retired, *edit);
     }
 
     /// The edit that retires a slot.
@@ -232,6 +241,10 @@ mod tests {
     use std::vec;
     use std::vec::Vec;
 
+    fn acquire(pool: &mut SparePool) -> Option<Slot> {
+        pool.acquire().expect("memory")
+    }
+
     fn pool(slots: &[u64], metadata: &[(u64, u64)]) -> SparePool {
         let mut pool = SparePool::default();
         for &slots in slots {
@@ -246,7 +259,7 @@ mod tests {
         let total = pool.counts(None).total;
         assert_eq!(total, 100_300 - 40);
         let mut seen = BTreeSet::new();
-        while let Some(slot) = pool.acquire() {
+        while let Some(slot) = acquire(&mut pool) {
             assert!(!(0..10).contains(&slot.index()) && !(150..160).contains(&slot.index()), "{slot}");
             assert!(seen.insert(slot), "{slot} was handed out twice");
         }
@@ -258,11 +271,11 @@ mod tests {
     fn slot_writes_spread_evenly() {
         // Half of the slots are in use for good; the others take remap after remap.
         let mut pool = pool(&[512], &[]);
-        let fixed: Vec<Slot> = (0..256).filter_map(|_| pool.acquire()).collect();
+        let fixed: Vec<Slot> = (0..256).filter_map(|_| acquire(&mut pool)).collect();
         assert_eq!(fixed.len(), 256);
         let mut writes: BTreeMap<Slot, u32> = BTreeMap::new();
         for _ in 0..256 * 40 {
-            let slot = pool.acquire().expect("half is free");
+            let slot = acquire(&mut pool).expect("half is free");
             *writes.entry(slot).or_default() += 1;
             pool.free(slot);
         }
@@ -273,20 +286,21 @@ mod tests {
     #[test]
     fn a_fragmented_pool_is_used_up_to_the_last_slot() {
         let mut pool = pool(&[1000], &[]);
-        let all: Vec<Slot> = core::iter::from_fn(|| pool.acquire()).collect();
+        let all: Vec<Slot> = core::iter::from_fn(|| acquire(&mut pool)).collect();
         for slot in all.iter().step_by(7) {
             pool.free(*slot);
         }
-        let again: BTreeSet<Slot> = core::iter::from_fn(|| pool.acquire()).collect();
+        let again: BTreeSet<Slot> = core::iter::from_fn(|| acquire(&mut pool)).collect();
         assert_eq!(again, all.iter().step_by(7).copied().collect());
     }
 
     #[test]
     fn a_retired_slot_never_comes_back() {
         let mut pool = pool(&[64], &[]);
-        let bad = pool.acquire().expect("free");
+        let bad = acquire(&mut pool).expect("free");
+        pool.prepare_to_retire(1).expect("memory");
         pool.retire(&SparePool::retired_entry(bad, 0));
-        let rest: Vec<Slot> = core::iter::from_fn(|| pool.acquire()).collect();
+        let rest: Vec<Slot> = core::iter::from_fn(|| acquire(&mut pool)).collect();
         assert!(rest.len() == 63 && !rest.contains(&bad));
         assert_eq!(pool.counts(Some(0)), SlotCounts { total: 63, free: 0, retired: 1 });
     }
@@ -295,7 +309,7 @@ mod tests {
     fn spares_are_filled_alike() {
         let mut pool = pool(&[10_000, 10_000, 5_000], &[]);
         for _ in 0..12_000 {
-            pool.acquire().expect("free");
+            acquire(&mut pool).expect("free");
         }
         let free = [0, 1, 2].map(|n| pool.counts(Some(n)).free);
         assert!(free.iter().all(|&f| f.abs_diff(free[0]) < 700), "{free:?}");

@@ -11,16 +11,18 @@ mod scan;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use arrayvec::ArrayVec;
 use remap_format::layout::{self, CopyShape};
-use remap_format::{DecodeError, Entry, EntryState, Superblock, SuperblockFlags};
+use remap_format::{DecodeError, Entry, EntryState, MAX_SPARES, Superblock, SuperblockFlags};
 
 use self::replay::Session;
 use self::scan::{match_devices, newest_superblock};
 use crate::canary::Planted;
 use crate::elect::ElectionError;
+use crate::memory::NoMemory;
 use crate::op::Fault;
 use crate::pool::{ClaimError, SparePool};
-use crate::table::{NoMemory, Table};
+use crate::table::Table;
 use crate::units::Block;
 
 /// How recovery reads the spares. Blocking; the caller classifies faults and bounds the time of each call.
@@ -241,8 +243,15 @@ pub fn shape_of(superblock: &Superblock) -> CopyShape {
     CopyShape { area_pages: superblock.area_pages, journal_pages: superblock.journal_pages }
 }
 
+/// The sizes of the volume's spares in bytes.
+pub(crate) fn spare_sizes(superblock: &Superblock) -> ArrayVec<u64, MAX_SPARES> {
+    let mut sizes = ArrayVec::new();
+    superblock.spares.iter().for_each(|spare| sizes.push(spare.size));
+    sizes
+}
+
 pub(crate) fn empty_pool(superblock: &Superblock) -> Result<SparePool, NoMemory> {
-    let sizes: Vec<u64> = superblock.spares.iter().map(|s| s.size).collect();
+    let sizes = spare_sizes(superblock);
     let block_size = u64::from(superblock.block_size());
     let mut pool = SparePool::default();
     for (index, spare) in (0u8..).zip(&superblock.spares) {
@@ -300,6 +309,7 @@ pub fn recover(
     let mut watched = Watched { reader, path: None };
     let outcome = recover_from(&mut watched, sizes, released_too);
     match watched.path {
+        Some((_, Fault::NoMemory)) => Err(NoMemory.into()),
         Some((spare, fault)) => Err(RecoveryError::Unreachable { spare, fault }),
         None => outcome,
     }
@@ -314,8 +324,8 @@ struct Watched<'r> {
 impl SpareReader for Watched<'_> {
     fn read(&mut self, spare: usize, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
         self.reader.read(spare, offset, into).inspect_err(|&fault| {
-            // A time-out may be a bad sector that the drive does not give up on; these two never are.
-            if matches!(fault, Fault::Transport | Fault::Gone) {
+            // A time-out may be a bad sector that the drive does not give up on; these never are.
+            if matches!(fault, Fault::Transport | Fault::Gone | Fault::NoMemory) {
                 self.path.get_or_insert((spare, fault));
             }
         })

@@ -11,16 +11,12 @@ use alloc::vec::Vec;
 
 use remap_format::{Entry, EntryState};
 
+use crate::memory::{self, NoMemory};
 use crate::units::{Block, Slot};
 use crate::view::{HotEntry, View};
 
 /// Entries in a full leaf.
 pub const LEAF_ENTRIES: usize = 128;
-
-/// No memory for an entry; nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("out of memory for the remap table")]
-pub struct NoMemory;
 
 /// How much of what the table holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,7 +79,7 @@ impl Table {
             idle: Vec::new(),
             ids: 0,
             counts: TableCounts::default(),
-            view: Arc::new(View::create(blocks)?),
+            view: memory::shared(View::create(blocks)?)?,
             whole: 0,
         })
     }
@@ -140,21 +136,21 @@ impl Table {
         (leaf + 1 < self.leaves.len()).then_some((leaf + 1, 0))
     }
 
-    /// Makes sure that the next [`Self::apply`] of one edit cannot fail.
+    /// Takes the memory that the next `edits` calls of [`Self::apply_prepared`] can need: at most three leaves (of about
+    /// 8 KiB) for each, and what is left of them serves the edits after those.
     ///
     /// # Errors
-    /// [`NoMemory`].
-    pub fn prepare(&mut self) -> Result<(), NoMemory> {
+    /// [`NoMemory`]; the table is as it was.
+    pub fn prepare(&mut self, edits: usize) -> Result<(), NoMemory> {
         // An edit inserts at most three entries (both remainders of what it cuts, and itself): three splits at most.
-        const SPLITS: usize = 3;
-        self.leaves.try_reserve(SPLITS).map_err(|_| NoMemory)?;
+        let splits = 3 * edits;
+        self.leaves.try_reserve(splits).map_err(|_| NoMemory)?;
         // One edit can empty every leaf there is.
-        self.idle.try_reserve(self.leaves.len() + SPLITS).map_err(|_| NoMemory)?;
-        while self.idle.len() < SPLITS {
-            let mut entries = Vec::new();
-            entries.try_reserve_exact(LEAF_ENTRIES + 1).map_err(|_| NoMemory)?;
+        self.idle.try_reserve(self.leaves.len() + splits).map_err(|_| NoMemory)?;
+        while self.idle.len() < splits {
+            let entries = memory::list(LEAF_ENTRIES + 1)?;
             self.view.grow(self.ids)?;
-            self.idle.push(Leaf { id: self.ids, entries });
+            memory::push(&mut self.idle, Leaf { id: self.ids, entries });
             self.ids += 1;
         }
         Ok(())
@@ -163,10 +159,16 @@ impl Table {
     /// Puts `edit` in place of whatever the table says about its blocks ([`EntryState::Absent`] removes only).
     ///
     /// # Errors
-    /// [`NoMemory`]; never after a successful [`Self::prepare`].
+    /// [`NoMemory`]; the table is as it was.
     pub fn apply(&mut self, edit: &Entry) -> Result<(), NoMemory> {
+        self.prepare(1)?;
+        self.apply_prepared(edit);
+        Ok(())
+    }
+
+    /// The same, for an edit that [`Self::prepare`] counted.
+    pub fn apply_prepared(&mut self, edit: &Entry) {
         assert!(edit.state != EntryState::Retired, "retired slots are the pool's");
-        self.prepare()?;
         let view = Arc::clone(&self.view);
         let _change = view.change();
         while let Some(at) =
@@ -187,7 +189,6 @@ impl Table {
             self.insert(merged);
             self.view.mark(merged.block, merged.end());
         }
-        Ok(())
     }
 
     fn absorb_neighbours(&mut self, mut entry: Entry) -> Entry {
@@ -231,7 +232,7 @@ impl Table {
         let mut leaf = after.saturating_sub(1);
         if self.leaves.is_empty() {
             let empty = self.idle.pop().expect("prepare() keeps idle leaves");
-            self.leaves.push(empty);
+            memory::push(&mut self.leaves, empty);
         }
         if self.leaves.get(leaf).is_some_and(|l| l.entries.len() >= LEAF_ENTRIES) {
             self.split(leaf);
@@ -246,7 +247,7 @@ impl Table {
         }
         let Some(target) = self.leaves.get_mut(leaf) else { return };
         let index = target.entries.partition_point(|e| e.block < entry.block);
-        target.entries.insert(index, entry);
+        memory::insert(&mut target.entries, index, entry);
         self.publish_leaf(leaf);
         if index == 0 {
             self.publish_directory(leaf);
@@ -256,8 +257,8 @@ impl Table {
     fn split(&mut self, leaf: usize) {
         let mut upper = self.idle.pop().expect("prepare() keeps idle leaves");
         let Some(lower) = self.leaves.get_mut(leaf) else { return };
-        upper.entries.extend(lower.entries.drain(LEAF_ENTRIES / 2..));
-        self.leaves.insert(leaf + 1, upper);
+        memory::extend(&mut upper.entries, LEAF_ENTRIES / 2 + 1, lower.entries.drain(LEAF_ENTRIES / 2..));
+        memory::insert(&mut self.leaves, leaf + 1, upper);
         self.publish_leaf(leaf);
         self.publish_leaf(leaf + 1);
         self.publish_directory(leaf);
@@ -270,7 +271,7 @@ impl Table {
         if target.entries.is_empty() {
             let mut empty = self.leaves.remove(leaf);
             empty.entries.clear();
-            self.idle.push(empty);
+            memory::push(&mut self.idle, empty);
             self.publish_directory(leaf);
         } else {
             self.publish_leaf(leaf);

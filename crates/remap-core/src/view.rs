@@ -7,7 +7,6 @@
 //! Three stages, cheapest first: a bit per region of the device (nearly every look-up ends there), a sorted directory of
 //! leaves, a sorted leaf. Blocks that are about to move are in a short list of their own (C11).
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
@@ -15,7 +14,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use once_cell::race::OnceBox;
 use remap_format::{Entry, EntryState};
 
-use crate::table::{LEAF_ENTRIES, NoMemory};
+use crate::memory::{self, NoMemory};
+use crate::table::LEAF_ENTRIES;
 use crate::units::{Block, Slot};
 
 /// Repeats of a look-up that met a change.
@@ -71,7 +71,7 @@ const MAX_CHUNKS: usize = 26;
 /// An array that grows by chunks of doubling size and never moves what it holds.
 #[derive(Debug)]
 struct Chunks<T> {
-    chunks: [OnceBox<Vec<T>>; MAX_CHUNKS],
+    chunks: [OnceBox<[Vec<T>; 1]>; MAX_CHUNKS],
 }
 
 impl<T> Chunks<T> {
@@ -90,7 +90,8 @@ impl<T> Chunks<T> {
 
     fn get(&self, index: usize) -> Option<&T> {
         let (chunk, offset) = Self::place(index);
-        self.chunks.get(chunk)?.get()?.get(offset)
+        let [elements] = self.chunks.get(chunk)?.get()?;
+        elements.get(offset)
     }
 
     fn grow(&self, index: usize, make: impl Fn() -> T) -> Result<(), NoMemory> {
@@ -98,11 +99,10 @@ impl<T> Chunks<T> {
         let Some(place) = self.chunks.get(chunk) else { return Err(NoMemory) };
         if place.get().is_none() {
             let len = Self::FIRST << chunk;
-            let mut elements = Vec::new();
-            elements.try_reserve_exact(len).map_err(|_| NoMemory)?;
-            elements.extend((0..len).map(|_| make()));
+            let mut elements = memory::list(len)?;
+            memory::extend(&mut elements, len, (0..len).map(|_| make()));
             // Only the owner grows, so nobody can have set it in between.
-            let _ = place.set(Box::new(elements));
+            let _ = place.set(memory::boxed(elements)?);
         }
         Ok(())
     }
@@ -182,9 +182,8 @@ impl View {
             region_shift += 1;
         }
         let words = usize::try_from((blocks >> region_shift) / 64 + 1).map_err(|_| NoMemory)?;
-        let mut summary = Vec::new();
-        summary.try_reserve_exact(words).map_err(|_| NoMemory)?;
-        summary.extend((0..words).map(|_| AtomicU64::new(0)));
+        let mut summary = memory::list(words)?;
+        memory::extend(&mut summary, words, (0..words).map(|_| AtomicU64::new(0)));
         Ok(Self {
             version: AtomicU64::new(0),
             region_shift,

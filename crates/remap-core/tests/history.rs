@@ -67,7 +67,7 @@ impl Life {
         let recovered = Recovered::fresh(superblock(generation), &[]).expect("fresh");
         let now = Now { mono_ns: 0, unix_s: 1_700_000_000 };
         let mut life = Self {
-            engine: Engine::start(recovered, EngineConfig::default(), now),
+            engine: Engine::start(recovered, EngineConfig::default(), now).expect("memory"),
             bytes: vec![0; SPARE as usize],
             now,
             commands: 0,
@@ -112,7 +112,7 @@ impl Life {
     fn command(&mut self, command: Command) {
         self.commands += 1;
         self.now.unix_s += 10;
-        self.engine.command(self.now, CommandId(self.commands), command);
+        self.engine.command(self.now, CommandId(self.commands), command).expect("taken");
         self.settle();
     }
 

@@ -83,7 +83,7 @@ impl Run {
             },
         };
         let recovered = Recovered::fresh(superblock, &[]).expect("fresh");
-        self.engine = Some(Engine::start(recovered, EngineConfig::default(), self.now));
+        self.engine = Some(Engine::start(recovered, EngineConfig::default(), self.now).expect("memory"));
         let before = self.text.len();
         self.drain();
         self.complete_all(&[]);
@@ -142,7 +142,7 @@ impl Run {
     fn command(&mut self, command: Command) {
         self.requests += 1;
         let (id, now) = (CommandId(self.requests), self.now);
-        self.engine().command(now, id, command);
+        self.engine().command(now, id, command).expect("taken");
         self.drain();
     }
 

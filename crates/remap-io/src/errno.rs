@@ -39,6 +39,7 @@ pub(crate) fn classify(errno: Errno, backing: Backing) -> Fault {
         | Errno::ROFS
         | Errno::PERM
         | Errno::BADF => Fault::Unsupported,
+        Errno::NOMEM => Fault::NoMemory,
         _ if backing == Backing::VanishedBlock => Fault::Gone,
         _ => Fault::Unknown,
     }
@@ -70,7 +71,7 @@ mod tests {
             (Errno::IO, File, Fault::Unknown),
             (Errno::IO, VanishedBlock, Fault::Gone),
             (Errno::REMOTEIO, Block, Fault::Unknown),
-            (Errno::NOMEM, Block, Fault::Unknown),
+            (Errno::NOMEM, Block, Fault::NoMemory),
             (Errno::from_raw_os_error(4000), Block, Fault::Unknown),
         ];
         for (errno, backing, fault) in table {

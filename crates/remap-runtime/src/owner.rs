@@ -58,6 +58,8 @@ struct Owner<'s> {
     next_request: u64,
     backlog: VecDeque<Waiting>,
     commands: HashMap<u64, Sender<CommandOutcome>>,
+    /// Commands that the engine had no room for.
+    later: VecDeque<(CommandId, Command)>,
     next_command: u64,
     /// Grace operations and how many queues have not answered yet.
     graces: HashMap<u64, u32>,
@@ -84,10 +86,14 @@ pub(crate) fn run(
             return;
         }
     };
-    let mut engine = Engine::start(recovered, config, clock.now());
+    let Ok(mut engine) = Engine::start(recovered, config, clock.now()) else {
+        shared.owner.close();
+        let _ = live.send(Err(StartError::System(std::io::ErrorKind::OutOfMemory.into())));
+        return;
+    };
     if shared.read_only {
-        // Nothing may be written, so nothing may be learned.
-        engine.command(clock.now(), CommandId(0), Command::Suspend);
+        // Nothing may be written, so nothing may be learned. An engine that has just started takes a command.
+        let _ = engine.command(clock.now(), CommandId(0), Command::Suspend);
     }
     let mut owner = Owner {
         shared,
@@ -100,6 +106,7 @@ pub(crate) fn run(
         next_request: 0,
         backlog: VecDeque::new(),
         commands: HashMap::new(),
+        later: VecDeque::new(),
         next_command: 1,
         graces: HashMap::new(),
         in_bounce: HashMap::new(),
@@ -132,7 +139,8 @@ impl Drop for Owner<'_> {
 
 impl Owner<'_> {
     fn is_done(&self) -> bool {
-        let idle = self.engine.is_idle() && self.clients.is_empty() && self.backlog.is_empty();
+        let waiting = !self.backlog.is_empty() || !self.later.is_empty();
+        let idle = self.engine.is_idle() && self.clients.is_empty() && !waiting;
         // A commit that cannot be written keeps the engine busy for ever: what is not durable was not acknowledged.
         let stuck = self.engine.state() == remap_core::engine::VolumeState::Frozen && self.clients.is_empty();
         self.stopping && (idle || stuck) && self.io.in_flight() == 0
@@ -181,6 +189,7 @@ impl Owner<'_> {
                 break;
             }
         }
+        self.begin_commands();
         self.drain();
     }
 
@@ -202,12 +211,24 @@ impl Owner<'_> {
                 let id = self.next_command;
                 self.next_command += 1;
                 self.commands.insert(id, reply);
-                self.engine.command(now, CommandId(id), command);
+                self.later.push_back((CommandId(id), command));
+                self.begin_commands();
             }
             ToOwner::Query(ask) => ask(&self.engine),
             ToOwner::Stop => self.stopping = true,
         }
         self.drain();
+    }
+
+    /// Gives the engine the commands that it has room for, in the order in which they came.
+    fn begin_commands(&mut self) {
+        while let Some(&(id, command)) = self.later.front() {
+            if self.engine.command(self.clock.now(), id, command).is_err() {
+                return;
+            }
+            self.later.pop_front();
+            self.drain();
+        }
     }
 
     fn try_submit(&mut self, waiting: Waiting) -> Option<Waiting> {
@@ -256,8 +277,8 @@ impl Owner<'_> {
         let flush = kind == IoKind::Flush;
         let buf = match buffer.map(|buffer| self.resolve(op.id, buffer, len as usize)) {
             Some(None) => {
-                // No memory: the operation did not happen, which is what a device without room says.
-                self.engine.handle_completion(self.clock.now(), op.id, Err(Fault::NoSpace));
+                // The operation was not begun.
+                self.engine.handle_completion(self.clock.now(), op.id, Err(Fault::NoMemory));
                 return;
             }
             Some(buf) => buf,

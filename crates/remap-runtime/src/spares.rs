@@ -4,6 +4,7 @@
 //! be refused has been.
 
 use remap_core::engine::{Engine, EngineConfig, Event, Notice};
+use remap_core::memory::NoMemory;
 use remap_core::op::{Buffer, DeviceId, Fault, Op, OpKind};
 use remap_core::pool::SlotCounts;
 use remap_core::recovery::history::{self, Generation};
@@ -127,9 +128,12 @@ pub enum RewriteError {
         "cannot write metadata to the spare ({0:?}); nothing was acknowledged; check the spare and try again"
     )]
     Device(Fault),
-    /// No memory.
+    /// No memory for a buffer.
     #[error(transparent)]
     Memory(#[from] AllocError),
+    /// No memory for the engine.
+    #[error(transparent)]
+    Engine(#[from] NoMemory),
 }
 
 /// Reads spares for recovery.
@@ -149,7 +153,7 @@ impl SpareReader for Reader<'_> {
         let device = self.spares.get(spare).ok_or(Fault::Gone)?;
         let mut buf = match self.buf.take() {
             Some(buf) if buf.capacity() >= into.len() && buf.is_unique() => buf,
-            _ => Buf::alloc(into.len().max(1 << 20)).map_err(|_| Fault::Unknown)?,
+            _ => Buf::alloc(into.len().max(1 << 20)).map_err(|_| Fault::NoMemory)?,
         };
         buf.set_len(into.len());
         let outcome = device.read_at(offset, &mut buf);
@@ -406,7 +410,7 @@ fn write_copies(spares: &[Device], mut recovered: Recovered) -> Result<u64, Rewr
     recovered.needs_repair = true;
     let devices = recovered.devices.clone();
     let clock = Clock::start();
-    let mut engine = Engine::start(recovered, EngineConfig::default(), clock.now());
+    let mut engine = Engine::start(recovered, EngineConfig::default(), clock.now())?;
     loop {
         while let Some(event) = engine.poll_event() {
             match event {
@@ -428,7 +432,7 @@ fn perform(spares: &[Device], devices: &[usize], op: Op) -> Result<(), Fault> {
     let device = devices.get(usize::from(n)).and_then(|&d| spares.get(d)).ok_or(Fault::Gone)?;
     match op.kind {
         OpKind::Write { from: Buffer::Owned(bytes), fua } => {
-            let mut buf = Buf::alloc(bytes.len()).map_err(|_| Fault::Unknown)?;
+            let mut buf = Buf::alloc(bytes.len()).map_err(|_| Fault::NoMemory)?;
             buf.bytes_mut().copy_from_slice(&bytes);
             device.write_at(op.extent.start().0 * SECTOR_SIZE, &buf)?;
             if fua { device.flush() } else { Ok(()) }

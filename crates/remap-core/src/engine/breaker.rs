@@ -5,8 +5,8 @@
 //! when a probe of the device succeeds after the cool-down.
 
 use super::Engine;
+use super::Notice;
 use super::ops::Purpose;
-use super::{Event, Notice};
 use crate::canary::Canary;
 use crate::op::{Buffer, DeviceId, Fault, OpKind};
 use crate::units::{Extent, Sector};
@@ -50,13 +50,14 @@ impl Breaker {
 impl Engine {
     /// Opens the breaker because of a fault that does not blame the medium.
     pub(super) fn trip(&mut self, device: DeviceId, fault: Fault, held: bool) {
-        if fault == Fault::Transport && self.planted(Canary::TransportBlamed) {
+        // No memory says nothing about any device.
+        if fault == Fault::NoMemory || (fault == Fault::Transport && self.planted(Canary::TransportBlamed)) {
             return;
         }
         let probe_at_ns = self.now.mono_ns.saturating_add(BREAKER_COOL_DOWN_NS);
         if self.breaker.open.is_none() {
             self.counters.breaker_trips += 1;
-            self.events.push_back(Event::Notice(Notice::BreakerTripped { device, fault }));
+            self.notice(Notice::BreakerTripped { device, fault });
         }
         // What a command opened stays open until a command closes it, whatever else happens.
         let (held, probing, probes) =

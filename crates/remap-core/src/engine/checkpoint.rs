@@ -7,15 +7,18 @@
 
 use alloc::vec::Vec;
 
+use arrayvec::ArrayVec;
 use remap_format::layout::LABEL_BYTES;
 use remap_format::{
-    CheckpointPage, CopyRole, Entry, PAGE_ENTRIES, PAGE_SIZE, PageHeader, Superblock, SuperblockFlags,
+    CheckpointPage, CopyRole, Entry, MAX_SPARES, PAGE_ENTRIES, PAGE_SIZE, PageHeader, Superblock,
+    SuperblockFlags,
 };
 
-use super::commit::{ALL_COPIES, copies_of};
+use super::commit::{ALL_COPIES, CopySet, PerCopy, copies_of};
 use super::ops::CommitPart;
 use super::{Engine, MIN_COPIES};
 use crate::canary::Canary;
+use crate::memory::{self, NoMemory};
 use crate::op::{Buffer, DeviceId, OpKind};
 use crate::units::{Block, Extent, Sector};
 
@@ -62,6 +65,7 @@ impl Engine {
         self.commit.failed = 0;
         self.commit.to_fence = 0;
         self.commit.fault = None;
+        self.commit.starved = false;
         self.checkpoint_advance();
     }
 
@@ -76,19 +80,28 @@ impl Engine {
         self.commit.failed = 0;
         self.commit.to_fence = 0;
         self.commit.fault = None;
+        self.commit.starved = false;
         self.checkpoint_advance();
     }
 
     pub(super) fn checkpoint_advance(&mut self) {
-        while self.checkpoint_phase() == Some(Phase::Pages) && self.commit.out < MAX_OUT {
-            if !self.write_chunk() {
-                break;
+        while self.checkpoint_phase() == Some(Phase::Pages)
+            && self.commit.out < MAX_OUT
+            && !self.commit.starved
+        {
+            match self.write_chunk() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(NoMemory) => self.commit.starve(),
             }
         }
         if self.commit.out > 0 {
             return;
         }
-        if self.commit.good().count_ones() < MIN_COPIES || (self.commit.making && self.commit.failed != 0) {
+        if self.commit.starved
+            || self.commit.good().count_ones() < MIN_COPIES
+            || (self.commit.making && self.commit.failed != 0)
+        {
             return self.freeze();
         }
         let early = self.planted(Canary::NameBeforePages);
@@ -96,7 +109,7 @@ impl Engine {
         match checkpoint.phase {
             Phase::Pages if early => {
                 checkpoint.phase = Phase::Superblocks;
-                self.write_superblocks();
+                self.begin_superblocks();
             }
             Phase::Pages => {
                 checkpoint.phase = Phase::PagesFlush;
@@ -104,11 +117,14 @@ impl Engine {
             }
             Phase::PagesFlush => {
                 checkpoint.phase = Phase::Superblocks;
-                self.write_superblocks();
+                self.begin_superblocks();
             }
             Phase::Superblocks => {
                 if self.owe_fences() {
                     return;
+                }
+                if self.commit.starved {
+                    return self.freeze();
                 }
                 if let Some(checkpoint) = self.commit.checkpoint() {
                     checkpoint.phase = Phase::SuperblocksFlush;
@@ -132,38 +148,39 @@ impl Engine {
     }
 
     /// Writes the next chunk of pages to every copy; `false` when there is none.
-    fn write_chunk(&mut self) -> bool {
-        let Some(checkpoint) = self.commit.checkpoint() else { return false };
+    fn write_chunk(&mut self) -> Result<bool, NoMemory> {
+        let Some(checkpoint) = self.commit.checkpoint() else { return Ok(false) };
         if checkpoint.pages_done {
-            return false;
+            return Ok(false);
         }
         let (first_page, generation) = (checkpoint.next_page, checkpoint.generation);
         let (mut block, mut retired) = (checkpoint.next_block, checkpoint.next_retired);
-        let mut entries: Vec<Entry> = Vec::with_capacity(CHUNK_PAGES as usize * PAGE_ENTRIES);
-        while entries.len() < CHUNK_PAGES as usize * PAGE_ENTRIES {
+        let most = CHUNK_PAGES as usize * PAGE_ENTRIES;
+        let mut entries: Vec<Entry> = memory::list(most)?;
+        while entries.len() < most {
             if let Some(entry) = self.table.next_from(block) {
                 block = Block(entry.end());
-                entries.push(*entry);
+                memory::push(&mut entries, *entry);
             } else if let Some(entry) = self.pool.retired().get(retired) {
                 retired += 1;
-                entries.push(*entry);
+                memory::push(&mut entries, *entry);
             } else {
                 break;
             }
         }
         let pages = entries.len().div_ceil(PAGE_ENTRIES);
+        let mut writes = PerCopy::new();
+        for copy in copies_of(self.commit.good()).filter(|_| pages > 0) {
+            writes.push((copy, memory::zeroes(pages * PAGE_SIZE)?));
+        }
         if let Some(checkpoint) = self.commit.checkpoint() {
             checkpoint.next_page += pages as u32;
             checkpoint.next_block = block;
             checkpoint.next_retired = retired;
             checkpoint.pages_done = pages < CHUNK_PAGES as usize;
         }
-        if pages == 0 {
-            return false;
-        }
         let volume = self.volume.volume_tag();
-        for copy in copies_of(self.commit.good()) {
-            let mut bytes = alloc::vec![0; pages * PAGE_SIZE];
+        for (copy, mut bytes) in writes {
             let chunks = bytes.chunks_exact_mut(PAGE_SIZE).zip(entries.chunks(PAGE_ENTRIES));
             for (index, (page, entries)) in (first_page..).zip(chunks) {
                 CheckpointPage::encode(&PageHeader { volume, copy, index, generation }, entries, page);
@@ -171,7 +188,7 @@ impl Engine {
             let offset = self.commit.shape.page_at(self.commit.idle_area(copy), first_page);
             self.write_copy(copy, offset, bytes, CommitPart::Copy(copy));
         }
-        true
+        Ok(pages > 0)
     }
 
     fn superblock(&self, role: CopyRole, spare_index: u8) -> Superblock {
@@ -184,50 +201,65 @@ impl Engine {
         }
     }
 
-    fn write_superblocks(&mut self) {
-        let Some(checkpoint) = self.commit.checkpoint() else { return };
-        let (generation, entries) = (checkpoint.generation, checkpoint.entries);
-        for copy in copies_of(self.commit.good()) {
-            let mut superblock = self.superblock(CopyRole::Copy(copy), self.commit.place(copy).spare);
-            superblock.generation = generation;
-            superblock.area = self.commit.idle_area(copy);
-            superblock.entries = entries;
-            // A fence is on both pages, and one is enough; nothing is lost if both are torn, for nobody believes such a copy.
-            let fenced = self.commit.fenced & (1 << copy) != 0;
-            let page = self.commit.next_superblock.get(usize::from(copy)).copied().unwrap_or(0);
-            let (page, pages) = if fenced { (0, 2) } else { (page, 1) };
-            let mut bytes = alloc::vec![0; pages * PAGE_SIZE];
-            for page in bytes.chunks_exact_mut(PAGE_SIZE) {
-                superblock.encode(page);
-            }
-            let offset = self.commit.shape.superblock_at(page);
-            self.write_copy(copy, offset, bytes, CommitPart::Copy(copy));
-        }
-        let labelled = if self.commit.making { self.volume.spares.len() } else { 0 };
-        for spare in (0u8..).take(labelled).skip(usize::from(remap_format::COPIES)) {
-            let mut superblock = self.superblock(CopyRole::Label, spare);
-            superblock.generation = generation;
-            let mut bytes = alloc::vec![0; LABEL_BYTES as usize];
-            for page in bytes.chunks_exact_mut(PAGE_SIZE) {
-                superblock.encode(page);
-            }
-            let extent = Extent::new(Sector(0), LABEL_BYTES / 512).expect("a label is not empty");
-            let kind = OpKind::Write { from: Buffer::Owned(bytes), fua: true };
-            self.emit_commit(DeviceId::Spare(spare), extent, kind, CommitPart::Label);
+    fn begin_superblocks(&mut self) {
+        if self.write_superblocks().is_err() {
+            self.commit.starve();
         }
         if self.commit.out == 0 {
             self.checkpoint_advance();
         }
     }
 
-    /// Both superblock pages of a copy, saying that it is not to be believed.
-    pub(super) fn fence_bytes(&self, copy: u8) -> Vec<u8> {
-        let mut superblock = self.superblock(CopyRole::Copy(copy), self.commit.place(copy).spare);
-        superblock.flags = SuperblockFlags(superblock.flags.0 | SuperblockFlags::FENCED.0);
-        let mut bytes = alloc::vec![0; 2 * PAGE_SIZE];
-        for page in bytes.chunks_exact_mut(PAGE_SIZE) {
-            superblock.encode(page);
+    /// Asks for all memory first: with some superblocks written and others not, the volume would wait between two checkpoints.
+    fn write_superblocks(&mut self) -> Result<(), NoMemory> {
+        let Some(checkpoint) = self.commit.checkpoint() else { return Ok(()) };
+        let (generation, entries) = (checkpoint.generation, checkpoint.entries);
+        let mut writes = PerCopy::new();
+        for copy in copies_of(self.commit.good()) {
+            // A fence is on both pages, and one is enough; nothing is lost if both are torn, for nobody believes such a copy.
+            let fenced = self.commit.fenced & (1 << copy) != 0;
+            writes.push((copy, memory::zeroes(if fenced { 2 } else { 1 } * PAGE_SIZE)?));
         }
-        bytes
+        let mut labels: ArrayVec<(u8, Vec<u8>), MAX_SPARES> = ArrayVec::new();
+        let labelled = if self.commit.making { self.volume.spares.len() } else { 0 };
+        for spare in (0u8..).take(labelled).skip(usize::from(remap_format::COPIES)) {
+            labels.push((spare, memory::zeroes(LABEL_BYTES as usize)?));
+        }
+        for (copy, mut bytes) in writes {
+            let mut superblock = self.superblock(CopyRole::Copy(copy), self.commit.place(copy).spare);
+            superblock.generation = generation;
+            superblock.area = self.commit.idle_area(copy);
+            superblock.entries = entries;
+            encode_pages(&superblock, &mut bytes);
+            let next = self.commit.next_superblock.get(usize::from(copy)).copied().unwrap_or(0);
+            let offset = self.commit.shape.superblock_at(if bytes.len() > PAGE_SIZE { 0 } else { next });
+            self.write_copy(copy, offset, bytes, CommitPart::Copy(copy));
+        }
+        for (spare, mut bytes) in labels {
+            let mut superblock = self.superblock(CopyRole::Label, spare);
+            superblock.generation = generation;
+            encode_pages(&superblock, &mut bytes);
+            let extent = Extent::new(Sector(0), LABEL_BYTES / 512).expect("a label is not empty");
+            let kind = OpKind::Write { from: Buffer::Owned(bytes), fua: true };
+            self.emit_commit(DeviceId::Spare(spare), extent, kind, CommitPart::Label);
+        }
+        Ok(())
     }
+
+    /// For each of these copies both superblock pages, saying that it is not to be believed.
+    pub(super) fn fence_bytes(&self, copies: CopySet) -> Result<PerCopy, NoMemory> {
+        let mut fences = PerCopy::new();
+        for copy in copies_of(copies) {
+            let mut superblock = self.superblock(CopyRole::Copy(copy), self.commit.place(copy).spare);
+            superblock.flags = SuperblockFlags(superblock.flags.0 | SuperblockFlags::FENCED.0);
+            let mut bytes = memory::zeroes(2 * PAGE_SIZE)?;
+            encode_pages(&superblock, &mut bytes);
+            fences.push((copy, bytes));
+        }
+        Ok(fences)
+    }
+}
+
+fn encode_pages(superblock: &Superblock, bytes: &mut [u8]) {
+    bytes.chunks_exact_mut(PAGE_SIZE).for_each(|page| superblock.encode(page));
 }

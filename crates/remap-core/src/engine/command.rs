@@ -3,18 +3,20 @@
 //! Invariant: a command works through its extent block by block with the same jobs as everything else, and ends exactly
 //! once with what it did.
 
-use alloc::vec::Vec;
-
 use remap_format::{Cause, EntryState, SuperblockFlags};
 
 use super::job::{Job, JobKind};
-use super::{Engine, Event, RequestError};
+use super::{Engine, Event, RequestError, SubmitError};
+use crate::memory;
 use crate::op::{DeviceId, Fault};
 use crate::units::{Block, Extent, Now};
 
 /// Names a command between `command` and its completion event; the caller chooses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommandId(pub u64);
+
+/// Commands under way at a time.
+pub const MAX_COMMANDS: usize = 64;
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +76,15 @@ pub(super) struct Running {
 
 impl Engine {
     /// Takes a command. It ends with [`Event::CommandDone`], exactly once.
-    pub fn command(&mut self, now: Now, id: CommandId, command: Command) {
+    ///
+    /// # Errors
+    /// [`SubmitError::Full`]; the command was not taken.
+    pub fn command(&mut self, now: Now, id: CommandId, command: Command) -> Result<(), SubmitError> {
         self.now = now;
+        // Each one that is taken needs a place for its end.
+        if self.commands.len() + self.events.commands >= MAX_COMMANDS {
+            return Err(SubmitError::Full);
+        }
         let (next, end) = match command {
             Command::Remap(extent, _) | Command::Clear(extent) | Command::Verify { extent, .. } => {
                 let end = extent.end().0.min(self.main_sectors());
@@ -89,7 +98,7 @@ impl Engine {
             _ => {}
         }
         let index = (0..).find(|i| self.commands.iter().all(|c| c.index != *i)).unwrap_or(0);
-        self.commands.push(Running {
+        let running = Running {
             index,
             id,
             command,
@@ -99,8 +108,10 @@ impl Engine {
             outcome: CommandOutcome::default(),
             checkpoints: self.counters.checkpoints,
             begun: false,
-        });
+        };
+        memory::push(&mut self.commands, running);
         self.advance();
+        Ok(())
     }
 
     pub(super) fn commands_advance(&mut self) {
@@ -114,7 +125,7 @@ impl Engine {
                 {
                     outcome.lost_sectors = self.lost_sectors_in(&extent);
                 }
-                self.events.push_back(Event::CommandDone { id: running.id, outcome });
+                self.events.done(Event::CommandDone { id: running.id, outcome });
                 self.wake = true;
             }
         }
@@ -233,11 +244,5 @@ impl Engine {
             block = Block(entry.end());
         }
         lost
-    }
-
-    /// Is a command under way?
-    #[must_use]
-    pub fn commands_running(&self) -> Vec<CommandId> {
-        self.commands.iter().map(|c| c.id).collect()
     }
 }

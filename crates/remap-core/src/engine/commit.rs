@@ -7,22 +7,27 @@
 
 use alloc::vec::Vec;
 
+use arrayvec::ArrayVec;
 use remap_format::layout::{self, CopyPlace, CopyShape};
 use remap_format::{COPIES, Entry, EntryState, MAX_RECORD_EDITS, PAGE_SIZE, Record, RecordHeader};
 
 use super::checkpoint::{Checkpoint, Phase as CheckpointPhase};
 use super::job::JobKind;
 use super::ops::{CommitPart, Purpose};
-use super::{COMMIT_RETRY_NS, Engine, MIN_COPIES, Notice, RequestError};
+use super::step::MAX_JOB_EDITS;
+use super::{COMMIT_RETRY_NS, Engine, MAX_JOBS, MIN_COPIES, Notice, RequestError};
 use crate::canary::Canary;
+use crate::memory::{self, NoMemory};
 use crate::op::{Buffer, DeviceId, Fault, OpKind};
-use crate::recovery::{Flaw, GIVEN_UP, Recovered, shape_of};
+use crate::recovery::{Flaw, GIVEN_UP, Recovered, shape_of, spare_sizes};
 use crate::units::{Extent, Sector};
 
 /// Set of devices: bit 0 the main device, bit n+1 spare n.
 pub(super) type DeviceSet = u32;
 /// Set of copies: bit n is copy n.
 pub(super) type CopySet = u8;
+/// Bytes for some copies.
+pub(super) type PerCopy = ArrayVec<(u8, Vec<u8>), { COPIES as usize }>;
 /// Pause before copies that fell behind are written anew, and how often that is tried (with twice the pause each time).
 const RESYNC_PAUSE_NS: u64 = 10_000_000_000;
 const RESYNC_TRIES: u32 = 6;
@@ -30,12 +35,29 @@ const RESYNC_TRIES: u32 = 6;
 const RECORD_TRIES: u32 = 3;
 pub(super) const ALL_COPIES: CopySet = (1 << COPIES) - 1;
 
+/// Most edits of a batch: every job's.
+const MAX_BATCH_EDITS: usize = MAX_JOBS * MAX_JOB_EDITS;
+const _: () = assert!(MAX_BATCH_EDITS <= MAX_RECORD_EDITS, "all jobs' edits fit one record");
+
 /// Edits that become durable together, and the jobs that wait for them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Batch {
-    jobs: Vec<usize>,
+    jobs: ArrayVec<usize, MAX_JOBS>,
     edits: Vec<Entry>,
     flush: DeviceSet,
+}
+
+impl Batch {
+    fn with_room() -> Result<Self, NoMemory> {
+        Ok(Self { jobs: ArrayVec::new(), edits: memory::list(MAX_BATCH_EDITS)?, flush: 0 })
+    }
+
+    /// Empties it, keeps its memory, and gives the jobs that waited.
+    fn end(&mut self) -> ArrayVec<usize, MAX_JOBS> {
+        self.edits.clear();
+        self.flush = 0;
+        core::mem::take(&mut self.jobs)
+    }
 }
 
 #[derive(Debug)]
@@ -49,8 +71,6 @@ enum Phase {
     RecordFlush,
     /// The table is being written anew.
     Checkpoint(Checkpoint),
-    /// A durable edit found no memory: only a restart can make the table true again.
-    Broken,
 }
 
 /// The committer.
@@ -89,11 +109,13 @@ pub(super) struct Commit {
     resyncs: u32,
     /// Times that the record of the batch failed.
     record_failures: u32,
+    /// Memory was refused for a part of what the current phase has to write: when the rest has ended the whole is tried again.
+    pub(super) starved: bool,
 }
 
 impl Commit {
-    pub(super) fn begin(recovered: &Recovered) -> Self {
-        let sizes: Vec<u64> = recovered.superblock.spares.iter().map(|s| s.size).collect();
+    pub(super) fn begin(recovered: &Recovered) -> Result<Self, NoMemory> {
+        let sizes = spare_sizes(&recovered.superblock);
         let mut in_step = 0;
         let mut next_superblock = [0; COPIES as usize];
         let mut areas = [1; COPIES as usize];
@@ -108,10 +130,10 @@ impl Commit {
             *next = report.superblock_page.map_or(0, |page| 1 - page);
             *area = report.area.unwrap_or(1);
         }
-        Self {
+        Ok(Self {
             phase: Phase::Idle,
-            staged: Batch::default(),
-            batch: Batch::default(),
+            staged: Batch::with_room()?,
+            batch: Batch::with_room()?,
             shape: shape_of(&recovered.superblock),
             places: layout::copy_places(&sizes),
             in_step,
@@ -133,7 +155,8 @@ impl Commit {
             record_failures: 0,
             resync_at: None,
             resyncs: 0,
-        }
+            starved: false,
+        })
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -194,8 +217,17 @@ impl Commit {
         self.places.get(usize::from(copy)).copied().unwrap_or(CopyPlace { copy, spare: 0, start: 0 })
     }
 
+    /// Notes that memory was refused for something that must be written: what is under way fails as a whole and is tried again.
+    pub(super) fn starve(&mut self) {
+        self.starved = true;
+        self.fault = Some(Fault::NoMemory);
+    }
+
     /// Notes that a copy could not be written. A medium error can be fenced; a device that is gone cannot.
     pub(super) fn copy_failed(&mut self, copy: u8, fault: Fault) {
+        if fault == Fault::NoMemory {
+            return self.starve();
+        }
         self.failed |= 1 << copy;
         self.fault.get_or_insert(fault);
         if fault.blames_medium() {
@@ -213,7 +245,7 @@ impl Engine {
     pub(super) fn stage_edits(
         &mut self,
         job: usize,
-        edits: Vec<Entry>,
+        edits: &[Entry],
         flush: Option<DeviceId>,
         request: Option<usize>,
     ) {
@@ -228,7 +260,7 @@ impl Engine {
         }
         let staged = &mut self.commit.staged;
         staged.jobs.push(job);
-        staged.edits.extend(edits);
+        memory::extend(&mut staged.edits, edits.len(), edits.iter().copied());
         staged.flush |= match flush {
             None => 0,
             Some(DeviceId::Main) => 1,
@@ -265,11 +297,8 @@ impl Engine {
 
     /// All that is staged goes into one record: the edits of all jobs there can be fit.
     fn take_batch(&mut self) {
-        self.commit.batch = core::mem::take(&mut self.commit.staged);
-        assert!(
-            self.commit.batch.edits.len() <= MAX_RECORD_EDITS,
-            "64 jobs stage fewer edits than a record holds"
-        );
+        self.commit.batch.end();
+        core::mem::swap(&mut self.commit.batch, &mut self.commit.staged);
     }
 
     fn begin_data_flush(&mut self) {
@@ -289,11 +318,34 @@ impl Engine {
         }
     }
 
+    /// Asks for all memory that the record and its edits need, then writes it: once it is durable nothing can keep its edits from
+    /// being applied.
     fn begin_record(&mut self) {
         self.commit.phase = Phase::Record;
         self.commit.trying = self.commit.in_step;
         self.commit.failed = 0;
         self.commit.fault = None;
+        self.commit.starved = false;
+        match self.record_bytes() {
+            Ok(writes) => {
+                let offset = self.commit.shape.journal_at(self.commit.position);
+                for (copy, bytes) in writes {
+                    self.write_copy(copy, offset, bytes, CommitPart::Copy(copy));
+                }
+            }
+            Err(NoMemory) => self.commit.starve(),
+        }
+        if self.commit.out == 0 {
+            self.record_written();
+        }
+    }
+
+    /// The record for every copy that is to get it.
+    fn record_bytes(&mut self) -> Result<PerCopy, NoMemory> {
+        let retired = |e: &&Entry| e.state == EntryState::Retired;
+        let slots = self.commit.batch.edits.iter().filter(retired).count();
+        self.table.prepare(self.commit.batch.edits.len() - slots)?;
+        self.pool.prepare_to_retire(slots)?;
         let pages = Record::pages_for(self.commit.batch.edits.len());
         let header = |copy| RecordHeader {
             volume: self.volume.volume_tag(),
@@ -302,19 +354,13 @@ impl Engine {
             checkpoint: self.commit.checkpoint_generation,
             generation: self.commit.generation.wrapping_add(1),
         };
-        let mut writes = Vec::new();
+        let mut writes = PerCopy::new();
         for copy in copies_of(self.commit.trying) {
-            let mut bytes = alloc::vec![0; pages * PAGE_SIZE];
+            let mut bytes = memory::zeroes(pages * PAGE_SIZE)?;
             Record::encode(&header(copy), &self.commit.batch.edits, &mut bytes);
             writes.push((copy, bytes));
         }
-        let offset = self.commit.shape.journal_at(self.commit.position);
-        for (copy, bytes) in writes {
-            self.write_copy(copy, offset, bytes, CommitPart::Copy(copy));
-        }
-        if self.commit.out == 0 {
-            self.record_written();
-        }
+        Ok(writes)
     }
 
     /// Writes bytes into a copy.
@@ -352,6 +398,7 @@ impl Engine {
                     self.commit.fault.get_or_insert(fault);
                 }
                 CommitPart::Copy(copy) => self.commit.copy_failed(copy, fault),
+                CommitPart::Fence(_) if fault == Fault::NoMemory => self.commit.starve(),
                 CommitPart::Fence(copy) => {
                     self.notice(Notice::CopyFailed { copy, fault, fenced: false });
                 }
@@ -381,7 +428,7 @@ impl Engine {
                 Phase::DataFlush => self.data_flushed(),
                 Phase::Record => self.record_written(),
                 Phase::RecordFlush => self.record_flushed(),
-                Phase::Idle | Phase::Checkpoint(_) | Phase::Broken => {}
+                Phase::Idle | Phase::Checkpoint(_) => {}
             }
         }
     }
@@ -389,21 +436,23 @@ impl Engine {
     /// A flush that failed leaves the contents of the batch's slots in doubt; no record was written: nothing happened.
     fn data_flushed(&mut self) {
         let Some(fault) = self.commit.fault else { return self.begin_record() };
-        let batch = core::mem::take(&mut self.commit.batch);
         self.commit.phase = Phase::Idle;
-        let device = if batch.flush & !1 == 0 { DeviceId::Main } else { DeviceId::Spare(0) };
+        let device = if self.commit.batch.flush & !1 == 0 { DeviceId::Main } else { DeviceId::Spare(0) };
         self.trip(device, fault, false);
-        for job in batch.jobs {
+        for job in self.commit.batch.end() {
             self.abort_job(job, RequestError::Io(fault));
         }
         self.wake = true;
     }
 
     fn record_written(&mut self) {
+        if self.commit.starved {
+            return self.freeze();
+        }
         if self.owe_fences() {
             return;
         }
-        if self.commit.good().count_ones() < MIN_COPIES {
+        if self.commit.starved || self.commit.good().count_ones() < MIN_COPIES {
             return self.freeze();
         }
         self.commit.phase = Phase::RecordFlush;
@@ -417,9 +466,12 @@ impl Engine {
             // Never make unbelievable what may be all there is.
             return false;
         }
+        let Ok(fences) = self.fence_bytes(owed) else {
+            self.commit.starve();
+            return false;
+        };
         self.commit.fenced |= owed;
-        for copy in copies_of(owed) {
-            let bytes = self.fence_bytes(copy);
+        for (copy, bytes) in fences {
             self.write_copy(copy, 0, bytes, CommitPart::Fence(copy));
         }
         owed != 0
@@ -446,16 +498,14 @@ impl Engine {
         self.commit.phase = Phase::Idle;
         self.counters.commits += 1;
         self.thaw();
-        let batch = core::mem::take(&mut self.commit.batch);
-        for edit in &batch.edits {
+        for edit in &self.commit.batch.edits {
             if edit.state == EntryState::Retired {
                 self.pool.retire(edit);
-            } else if self.table.apply(edit).is_err() {
-                self.commit.phase = Phase::Broken;
-                return self.freeze();
+            } else {
+                self.table.apply_prepared(edit);
             }
         }
-        for job in batch.jobs {
+        for job in self.commit.batch.end() {
             self.job_committed(job);
         }
         self.wake = true;
@@ -468,10 +518,8 @@ impl Engine {
         if self.commit.frozen_until.replace(retry_at).is_none() {
             self.notice(Notice::Frozen { fault });
         }
-        let waiting: Vec<usize> =
-            self.commit.batch.jobs.iter().chain(&self.commit.staged.jobs).copied().collect();
-        for job in waiting {
-            if self.job_block(job).is_some() {
+        for jobs in [self.commit.batch.jobs.clone(), self.commit.staged.jobs.clone()] {
+            for job in jobs {
                 self.orphan_job(job);
             }
         }
@@ -491,7 +539,6 @@ impl Engine {
     fn retry_frozen(&mut self) {
         match self.commit.phase {
             Phase::Checkpoint(_) => self.restart_checkpoint(),
-            Phase::Broken => {}
             _ => {
                 self.commit.record_failures += 1;
                 let others = self.commit.in_step != ALL_COPIES;
@@ -525,7 +572,7 @@ impl Engine {
         self.counters.checkpoints += 1;
         self.thaw();
         // A batch that was given up: its clients were told, and no generation that can be believed names its slots.
-        for job in core::mem::take(&mut self.commit.batch).jobs {
+        for job in self.commit.batch.end() {
             self.abort_job(job, RequestError::Io(Fault::Unknown));
         }
         let copies = self.commit.in_step.count_ones() as u8;

@@ -6,13 +6,14 @@
 //!
 //! The steps of one life are in `step`; this file starts and ends jobs.
 
-use alloc::vec::Vec;
-
+use arrayvec::ArrayVec;
 use remap_format::{Cause, Entry, EntryState};
 
 use super::ops::Purpose;
+use super::step::MAX_SLOT_TRIES;
 use super::{Engine, MAX_JOBS, Notice, RequestError};
 use crate::canary::Canary;
+use crate::memory;
 use crate::op::{DeviceId, Fault, OpKind};
 use crate::units::{Block, Slot};
 use crate::view::Placement;
@@ -108,7 +109,7 @@ pub(super) struct Job {
     /// The slot taken.
     pub(super) slot: Option<Slot>,
     /// Slots that failed while this job wrote them.
-    pub(super) failed_slots: Vec<Slot>,
+    pub(super) failed_slots: ArrayVec<Slot, MAX_SLOT_TRIES>,
 }
 
 impl Job {
@@ -181,7 +182,7 @@ impl Engine {
                 unknown: matches!(kind, JobKind::Write { unknown: true, .. }),
                 probes: 0,
                 slot: None,
-                failed_slots: Vec::new(),
+                failed_slots: ArrayVec::new(),
             });
         }
         if grace {
@@ -217,7 +218,7 @@ impl Engine {
                 continue;
             }
             if self.is_locked(s.block) || self.is_being_read(s.block) {
-                self.suspicions.push_back(s);
+                memory::push_back(&mut self.suspicions, s);
                 continue;
             }
             let cause = if s.on_slot { Cause::SlotError } else { Cause::ReadError };
@@ -227,9 +228,8 @@ impl Engine {
 
     /// Ends a job that changes nothing.
     pub(super) fn abort_job(&mut self, index: usize, error: RequestError) {
-        if let Some(job) = self.job(index) {
-            let slots: Vec<Slot> = job.slot.take().into_iter().chain(job.failed_slots.drain(..)).collect();
-            for slot in slots {
+        if let Some(job) = self.jobs.get_mut(index).and_then(Option::as_mut) {
+            for slot in job.slot.take().into_iter().chain(job.failed_slots.drain(..)) {
                 self.pool.free(slot);
             }
         }

@@ -11,6 +11,7 @@ mod breaker;
 mod checkpoint;
 mod command;
 mod commit;
+mod events;
 mod job;
 mod ops;
 mod place;
@@ -24,10 +25,12 @@ use alloc::vec::Vec;
 use remap_format::{COPIES, Entry, Policy, Superblock};
 
 pub use breaker::{BREAKER_BUDGET, BREAKER_COOL_DOWN_NS, BREAKER_WINDOW_NS};
-pub use command::{Command, CommandId, CommandOutcome};
-pub use request::{MAX_REQUESTS, SubmitError};
+pub use command::{Command, CommandId, CommandOutcome, MAX_COMMANDS};
+pub use events::MAX_NOTICES;
+pub use request::{MAX_FLUSHES, MAX_REQUESTS, SubmitError};
 
 use crate::canary::{self, Canary, Planted};
+use crate::memory::{self, NoMemory};
 use crate::op::{DeviceId, Fault, Op, OpId, RequestId};
 use crate::pool::{SlotCounts, SparePool};
 use crate::recovery::Recovered;
@@ -40,8 +43,11 @@ pub const MAX_JOBS: usize = MAX_MOVING;
 /// Bounce buffers: for each job one for its salvage and one as scratch; one for the breaker's probe.
 pub const MAX_BOUNCES: usize = 2 * MAX_JOBS + 1;
 const PROBE_BOUNCE: u16 = 2 * MAX_JOBS as u16;
-/// Blocks waiting to be examined; beyond, a suspicion is dropped (the next read raises it again).
+/// Blocks waiting to be examined; beyond, and when there is no memory for one more, a suspicion is dropped (the next read raises
+/// it again).
 pub const MAX_SUSPICIONS: usize = 1 << 16;
+/// Of these, the ones that have memory from the start.
+const RESERVED_SUSPICIONS: usize = 1 << 10;
 /// Copies that must be in step for a commit to be acknowledged.
 pub const MIN_COPIES: u32 = 2;
 /// Pause before a commit that failed is tried again.
@@ -50,13 +56,14 @@ pub const COMMIT_RETRY_NS: u64 = 1_000_000_000;
 /// Something the driver must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A request ended. For a read that failed, `bad` lists the sectors without contents; the others are in the buffer.
+    /// A request ended. For a read that failed, `bad` lists the sectors without contents; the others are in the buffer. An
+    /// empty list: there was no memory for it, and nothing in the buffer is to be believed.
     RequestDone {
         /// Which.
         id: RequestId,
         /// How.
         result: Result<(), RequestError>,
-        /// Sectors that a read could not give, sorted.
+        /// Sectors that a read could not give, sorted. Short of memory it may name some between them as well.
         bad: Vec<Extent>,
     },
     /// A command ended.
@@ -206,6 +213,8 @@ pub struct Counters {
     pub breaker_trips: u64,
     /// Suspicions dropped because too many waited.
     pub dropped_suspicions: u64,
+    /// Notices dropped because too many waited.
+    pub dropped_notices: u64,
 }
 
 /// What an operator may choose when a volume is opened.
@@ -239,7 +248,7 @@ pub struct Engine {
     jobs: Vec<Option<job::Job>>,
     ops: ops::OpTable,
     outgoing: VecDeque<Op>,
-    events: VecDeque<Event>,
+    events: events::Events,
     commit: commit::Commit,
     breaker: breaker::Breaker,
     main_flush: step::MainFlush,
@@ -257,28 +266,37 @@ pub struct Engine {
 impl Engine {
     /// Starts the engine of a recovered volume. If copies were not in step, the first thing it does is to write them all
     /// anew; [`Engine::is_live`] says when that is durable and requests may be taken.
-    #[must_use]
-    pub fn start(recovered: Recovered, config: EngineConfig, now: Now) -> Self {
+    ///
+    /// It takes the memory for all that has a limit (about 1 MiB with blocks of 4 KiB); from then on `submit`, `command` and the
+    /// completions need none but what their lists of bad sectors, the table and metadata on their way to the spares take, and
+    /// where that is refused something fails or waits.
+    ///
+    /// # Errors
+    /// [`NoMemory`]: nothing was begun; recover again.
+    pub fn start(recovered: Recovered, config: EngineConfig, now: Now) -> Result<Self, NoMemory> {
         let policy = config.policy.unwrap_or(recovered.superblock.policy);
-        let mut volume = recovered.superblock.clone();
+        let commit = commit::Commit::begin(&recovered)?;
+        let mut volume = recovered.superblock;
         volume.policy = policy;
-        let commit = commit::Commit::begin(&recovered);
+        let ops_out = ops::most_out(u64::from(volume.block_sectors()));
+        let mut jobs = memory::list(MAX_JOBS)?;
+        (0..MAX_JOBS).for_each(|_| memory::push(&mut jobs, None));
         let mut engine = Self {
             volume,
             policy,
             config,
             table: recovered.table,
             pool: recovered.pool,
-            requests: Vec::new(),
-            jobs: (0..MAX_JOBS).map(|_| None).collect(),
-            ops: ops::OpTable::default(),
-            outgoing: VecDeque::new(),
-            events: VecDeque::new(),
+            requests: memory::list(MAX_REQUESTS)?,
+            jobs,
+            ops: ops::OpTable::with_room(ops_out)?,
+            outgoing: memory::queue(ops_out)?,
+            events: events::Events::with_room()?,
             commit,
             breaker: breaker::Breaker::default(),
             main_flush: step::MainFlush::default(),
-            suspicions: VecDeque::new(),
-            commands: Vec::new(),
+            suspicions: memory::queue(RESERVED_SUSPICIONS)?,
+            commands: memory::list(MAX_COMMANDS)?,
             counters: Counters::default(),
             now,
             last_good: None,
@@ -290,7 +308,7 @@ impl Engine {
             engine.notice(Notice::Live);
         }
         engine.advance();
-        engine
+        Ok(engine)
     }
 
     /// An operation ended. Every operation that `poll_op` gave is completed exactly once.
@@ -334,7 +352,7 @@ impl Engine {
     /// The next event.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.events.take()
     }
 
     /// May requests be taken?
@@ -440,7 +458,7 @@ impl Engine {
     }
 
     fn notice(&mut self, notice: Notice) {
-        self.events.push_back(Event::Notice(notice));
+        self.counters.dropped_notices += u64::from(!self.events.notice(notice));
     }
 
     fn is_exhausted(&self) -> bool {

@@ -1,10 +1,27 @@
 //! Which operation is out for what.
 //!
-//! Invariant: an [`OpId`] is given once; its low 16 bits are its place here, the rest a sequence number.
+//! Invariant: an [`OpId`] is given once; its low 16 bits are its place here, the rest a sequence number. The places are reserved
+//! when the engine starts: [`most_out`] says why they are enough.
 
 use alloc::vec::Vec;
 
+use remap_format::MAX_SPARES;
+
+use super::{MAX_FLUSHES, MAX_JOBS, MAX_REQUESTS};
+use crate::memory::{self, NoMemory};
 use crate::op::OpId;
+
+/// Operations of a commit or checkpoint that are out at a time: chunks of pages for every copy, or flushes, or labels and
+/// superblocks of all spares.
+const COMMIT_OPS: usize = 64;
+
+/// Operations that can be out at a time, for blocks of `block_sectors` sectors: a piece of each request, a flush of every
+/// device for some of them, a job's operations (at most one for each sector of its block), the commit's, the shared flush of
+/// the main device, and the breaker's probe.
+pub(super) fn most_out(block_sectors: u64) -> usize {
+    let in_job = usize::try_from(block_sectors).unwrap_or(1).max(1);
+    MAX_REQUESTS + MAX_FLUSHES * (MAX_SPARES + 1) + MAX_JOBS * in_job + COMMIT_OPS + 2
+}
 
 /// Why an operation is out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +55,7 @@ pub(super) enum CommitPart {
     Flush(u8),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct OpTable {
     places: Vec<Option<(OpId, Purpose)>>,
     sequence: u64,
@@ -48,10 +65,14 @@ pub(super) struct OpTable {
 impl OpTable {
     const INDEX_BITS: u32 = 16;
 
+    pub(super) fn with_room(room: usize) -> Result<Self, NoMemory> {
+        Ok(Self { places: memory::list(room)?, sequence: 0, out: 0 })
+    }
+
     pub(super) fn add(&mut self, purpose: Purpose) -> OpId {
         let free = self.places.iter().position(Option::is_none);
         let index = free.unwrap_or_else(|| {
-            self.places.push(None);
+            memory::push(&mut self.places, None);
             self.places.len() - 1
         });
         assert!(index < 1 << Self::INDEX_BITS, "requests, jobs and copies bound the operations that are out");

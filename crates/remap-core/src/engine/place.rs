@@ -4,6 +4,7 @@ use remap_format::{Entry, EntryState};
 
 use super::Engine;
 use super::ops::Purpose;
+use crate::memory;
 use crate::op::{DeviceId, Op, OpKind};
 use crate::units::{Block, Extent, Sector, Slot};
 
@@ -85,7 +86,7 @@ impl Engine {
 
     pub(super) fn emit(&mut self, device: DeviceId, extent: Extent, kind: OpKind, purpose: Purpose) {
         let id = self.ops.add(purpose);
-        self.outgoing.push_back(Op { id, device, extent, kind });
+        memory::push_back(&mut self.outgoing, Op { id, device, extent, kind });
     }
 }
 

@@ -10,6 +10,7 @@ use super::ops::Purpose;
 use super::place::{bits, runs};
 use super::{Engine, Event, MAX_SUSPICIONS, RequestError};
 use crate::canary::Canary;
+use crate::memory;
 use crate::op::{Buffer, DeviceId, Fault, OpKind, Request, RequestKind};
 use crate::units::{Block, Extent, Sector};
 use remap_format::Cause;
@@ -17,13 +18,17 @@ use remap_format::Cause;
 /// Requests that the slow lane takes at a time; the driver keeps the others.
 pub const MAX_REQUESTS: usize = 1024;
 
+/// Flush requests whose device flushes are out at a time; more wait.
+pub const MAX_FLUSHES: usize = 16;
+
 /// Suspicions that are looked through for the same block.
 const RECENT_SUSPICIONS: usize = 64;
 
 /// Why a request was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// [`MAX_REQUESTS`] are under way; submit it again after the next event.
+    /// [`MAX_REQUESTS`] requests (or [`super::MAX_COMMANDS`] commands) are under way or have ended without being taken from
+    /// `poll_event`; ask again after the next event.
     #[error("the slow lane is full")]
     Full,
     /// Part of the extent lies behind the end of the volume.
@@ -53,6 +58,8 @@ pub(super) struct SlowRequest {
     limit: u64,
     stage: Stage,
     bad: Vec<Extent>,
+    /// There was no memory for the list of bad sectors: all must be taken for bad.
+    all_bad: bool,
     fault: Option<Fault>,
     /// The last piece failed with an error that says nothing.
     unknown: bool,
@@ -73,12 +80,17 @@ impl SlowRequest {
         Buffer::Request { id: self.request.id, offset: (sector.0 - self.request.extent.start().0) * 512 }
     }
 
+    /// Without memory for another extent the last one grows over the good sectors up to it.
     fn add_bad(&mut self, extent: Extent) {
+        let apart = self.bad.last().is_none_or(|last| last.end() != extent.start());
+        if apart && memory::try_push(&mut self.bad, extent).is_ok() {
+            return;
+        }
         match self.bad.last_mut() {
-            Some(last) if last.end() == extent.start() => {
-                *last = Extent::between(last.start(), extent.end()).expect("two extents end to end");
+            Some(last) => {
+                *last = Extent::between(last.start(), extent.end()).expect("extents come in order");
             }
-            _ => self.bad.push(extent),
+            None => self.all_bad = true,
         }
     }
 }
@@ -94,14 +106,14 @@ impl Engine {
         if !flush && request.extent.end().0 > self.main_sectors() {
             return Err(SubmitError::OutOfRange);
         }
-        let index = match self.requests.iter().position(Option::is_none) {
-            Some(index) => index,
-            None if self.requests.len() < MAX_REQUESTS => {
-                self.requests.push(None);
-                self.requests.len() - 1
-            }
-            None => return Err(SubmitError::Full),
-        };
+        // Each one that is taken needs a place for its end.
+        if self.requests.iter().flatten().count() + self.events.requests >= MAX_REQUESTS {
+            return Err(SubmitError::Full);
+        }
+        let index = self.requests.iter().position(Option::is_none).unwrap_or_else(|| {
+            memory::push(&mut self.requests, None);
+            self.requests.len() - 1
+        });
         self.counters.slow_requests += 1;
         let slow = SlowRequest {
             request,
@@ -109,6 +121,7 @@ impl Engine {
             limit: u64::MAX,
             stage: Stage::Ready,
             bad: Vec::new(),
+            all_bad: false,
             fault: None,
             unknown: false,
         };
@@ -126,7 +139,15 @@ impl Engine {
         self.requests.get_mut(index)?.as_mut()
     }
 
-    fn begin_flush(&mut self, index: usize) {
+    /// Flushes every device; `false` if too many requests do so already.
+    fn begin_flush(&mut self, index: usize) -> bool {
+        let flushing = |s: &&SlowRequest| matches!(s.stage, Stage::Flushing { .. });
+        if self.requests.iter().flatten().filter(flushing).count() >= MAX_FLUSHES {
+            if let Some(slow) = self.slow(index) {
+                slow.stage = Stage::Waiting;
+            }
+            return false;
+        }
         let spares = u8::try_from(self.volume.spares.len()).unwrap_or(u8::MAX);
         let devices = core::iter::once(DeviceId::Main).chain((0..spares).map(DeviceId::Spare));
         let left = u32::from(spares) + 1;
@@ -137,6 +158,7 @@ impl Engine {
         for device in devices {
             self.emit(device, nowhere, OpKind::Flush, Purpose::RequestFlush { request: index });
         }
+        true
     }
 
     pub(super) fn request_flush_done(&mut self, index: usize, outcome: Result<(), Fault>) {
@@ -167,6 +189,9 @@ impl Engine {
     fn request_step(&mut self, index: usize) -> bool {
         let Some(slow) = self.requests.get(index).and_then(Option::as_ref) else { return false };
         let (cursor, request) = (slow.cursor, slow.request);
+        if request.kind == RequestKind::Flush {
+            return self.begin_flush(index);
+        }
         if cursor >= request.extent.end() {
             let result = slow.fault.map_or(Ok(()), |f| Err(RequestError::Io(f)));
             self.end_request(index, result);
@@ -386,8 +411,8 @@ impl Engine {
         if let Some(known) = recent.into_iter().find(|s| s.block == suspicion.block) {
             known.sectors |= suspicion.sectors;
             known.on_slot |= suspicion.on_slot;
-        } else if self.suspicions.len() < MAX_SUSPICIONS {
-            self.suspicions.push_back(suspicion);
+        } else if self.suspicions.len() < MAX_SUSPICIONS && self.suspicions.try_reserve(1).is_ok() {
+            memory::push_back(&mut self.suspicions, suspicion);
         } else {
             self.counters.dropped_suspicions += 1;
         }
@@ -431,7 +456,8 @@ impl Engine {
                 // The list says what of the buffer must not be believed: also what was never read.
                 slow.add_bad(unread);
             }
-            self.events.push_back(Event::RequestDone { id: slow.request.id, result, bad: slow.bad });
+            let bad = if slow.all_bad { Vec::new() } else { slow.bad };
+            self.events.done(Event::RequestDone { id: slow.request.id, result, bad });
             self.wake = true;
         }
     }

@@ -10,8 +10,7 @@
 //!             +-> CopyBack -> CopyBackFlush -> CopyBackRead -> Commit      a block goes home
 //! ```
 
-use alloc::vec::Vec;
-
+use arrayvec::ArrayVec;
 use remap_format::{Cause, Entry, EntryFlags, EntryState, NO_SLOT, Policy};
 
 use super::job::{Job, JobKind, Step};
@@ -21,10 +20,12 @@ use super::{Engine, MAX_JOBS, Notice, RequestError};
 use crate::canary::Canary;
 use crate::op::{Buffer, DeviceId, Fault, OpKind, RequestKind};
 use crate::pool::SparePool;
-use crate::units::{Block, Extent, Sector};
+use crate::units::{Extent, Sector};
 
 /// Slots tried for one block before the spare is taken to be in trouble as a whole.
-const MAX_SLOT_TRIES: usize = 8;
+pub(super) const MAX_SLOT_TRIES: usize = 8;
+/// Edits of one job: its block, each slot that failed, and the slot that the block left.
+pub(super) const MAX_JOB_EDITS: usize = MAX_SLOT_TRIES + 2;
 /// Good sectors asked before a device is taken to be in trouble as a whole.
 const MAX_PROBES: u8 = 4;
 
@@ -32,9 +33,9 @@ const MAX_PROBES: u8 = 4;
 #[derive(Debug, Default)]
 pub(super) struct MainFlush {
     /// Covered by the flush that is out.
-    out: Vec<usize>,
+    out: ArrayVec<usize, MAX_JOBS>,
     /// Asked since.
-    next: Vec<usize>,
+    next: ArrayVec<usize, MAX_JOBS>,
 }
 
 /// Where the bytes of a step come from or go to.
@@ -423,7 +424,8 @@ impl Engine {
         }
         let block = job.block;
         let full = self.config.max_remaps.is_some_and(|max| self.counts().remapped_blocks >= max);
-        let slot = if full || !self.has_room_for(index) { None } else { self.pool.acquire() };
+        let slot = if full || !self.has_room_for(index) { Ok(None) } else { self.pool.acquire() };
+        let Ok(slot) = slot else { return self.abort_job(index, RequestError::Io(Fault::NoMemory)) };
         let Some(slot) = slot else { return self.no_room(index) };
         self.enter(index, Step::WriteSlot);
         let Some(job) = self.job(index) else { return };
@@ -529,11 +531,11 @@ impl Engine {
         if edit.state == EntryState::Absent {
             edit = Entry { slot: NO_SLOT, lost: 0, flags: EntryFlags::default(), ..edit };
         }
-        let mut edits: Vec<Entry> = Vec::with_capacity(2 + job.failed_slots.len());
+        let mut edits: ArrayVec<Entry, MAX_JOB_EDITS> = ArrayVec::new();
         edits.push(edit);
         let relocated = job.cause == Cause::SlotError && job.slot.is_some();
         let gone = job.failed_slots.iter().copied().chain(job.old_slot().filter(|_| relocated));
-        edits.extend(gone.map(|slot| SparePool::retired_entry(slot, self.now.unix_s)));
+        gone.for_each(|slot| edits.push(SparePool::retired_entry(slot, self.now.unix_s)));
         let request = match job.kind {
             JobKind::Write { request, .. } => Some(request),
             _ => None,
@@ -543,7 +545,7 @@ impl Engine {
         if let Some(left) = left.filter(|_| self.planted(Canary::FreedEarly) && !relocated) {
             self.pool.free(left);
         }
-        self.stage_edits(index, edits, flush, request);
+        self.stage_edits(index, &edits, flush, request);
     }
 
     /// Metadata cannot be written: the client must not wait for it, but the job keeps its block.
@@ -556,10 +558,6 @@ impl Engine {
             }
             self.request_job_done(request, Err(RequestError::Io(Fault::Unknown)));
         }
-    }
-
-    pub(super) fn job_block(&self, index: usize) -> Option<Block> {
-        self.jobs.get(index).and_then(Option::as_ref).map(|j| j.block)
     }
 }
 

@@ -14,7 +14,8 @@ use remap_format::{COPIES, Entry};
 
 use super::replay::{Session, Walk};
 use super::{Recovered, RecoveryError, SpareReader, Watched, recover_from};
-use crate::table::{NoMemory, TableCounts};
+use crate::memory::NoMemory;
+use crate::table::TableCounts;
 
 /// Checkpoints that the superblock pages of all copies can name.
 const MAX_CHECKPOINTS: usize = 2 * COPIES as usize;

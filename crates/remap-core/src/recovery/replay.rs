@@ -14,8 +14,9 @@ use super::{
 };
 use crate::canary::{self, Canary};
 use crate::elect::{CopyHeader, ElectionError, elect};
+use crate::memory::NoMemory;
 use crate::pool::SparePool;
-use crate::table::{NoMemory, Table};
+use crate::table::Table;
 
 /// How far behind the end of a journal records are looked for that should not be there.
 const LOOK_AHEAD: u32 = 4 * MAX_RECORD_PAGES as u32;
@@ -436,6 +437,7 @@ impl Replay {
     fn apply(&mut self, edit: &Entry) -> Result<(), RecoveryError> {
         self.dirty = true;
         if edit.state == EntryState::Retired {
+            self.pool.prepare_to_retire(1)?;
             self.pool.retire(edit);
             return Ok(());
         }

@@ -5,6 +5,7 @@ use remap_format::Cause;
 
 use super::World;
 use crate::Checked;
+use crate::rule::Rule;
 
 /// Commands under way at a time, at most.
 const MOST_COMMANDS: usize = 3;
@@ -49,7 +50,8 @@ impl World {
         self.commands.push(id);
         let now = self.now;
         if let Some(life) = &mut self.life {
-            life.engine.command(now, CommandId(id), command);
+            let taken = life.engine.command(now, CommandId(id), command);
+            taken.map_err(|error| Rule::C6.broken(format!("command {id}: not taken: {error}")))?;
         }
         self.pump()
     }

@@ -107,7 +107,7 @@ impl World {
         });
         let spare_disks = recovered.devices.iter().map(|&given| order[given]).collect();
         let config = EngineConfig { planted: self.scenario.planted, ..EngineConfig::default() };
-        let engine = Engine::start(recovered, config, self.now);
+        let engine = Engine::start(recovered, config, self.now).expect("memory");
         let view = engine.view();
         self.life = Some(Life { engine, view, spare_disks });
         self.pump()?;

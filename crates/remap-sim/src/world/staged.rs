@@ -122,7 +122,7 @@ impl World {
 
     fn start(&mut self, recovered: Recovered, order: &[usize]) -> Checked {
         let spare_disks = recovered.devices.iter().map(|&given| order[given]).collect();
-        let engine = Engine::start(recovered, EngineConfig::default(), self.now);
+        let engine = Engine::start(recovered, EngineConfig::default(), self.now).expect("memory");
         let view = Arc::clone(&engine.view());
         self.life = Some(Life { engine, view, spare_disks });
         self.pump()
