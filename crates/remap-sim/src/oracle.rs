@@ -31,6 +31,8 @@ struct Version {
 #[derive(Clone, Debug)]
 pub struct Oracle {
     sectors: Vec<Vec<Version>>,
+    /// Sectors that ever went bad.
+    went_bad: Vec<bool>,
     /// Sectors with acknowledged writes that are not known to be durable.
     dirty: Vec<u64>,
     /// When this life began.
@@ -51,7 +53,12 @@ impl Oracle {
             hidden: NEVER,
             crash: true,
         };
-        Self { sectors: (0..sectors).map(|s| vec![original(s)]).collect(), dirty: Vec::new(), life: 0 }
+        Self {
+            sectors: (0..sectors).map(|s| vec![original(s)]).collect(),
+            went_bad: vec![false; sectors as usize],
+            dirty: Vec::new(),
+            life: 0,
+        }
     }
 
     /// A client's write of this content began.
@@ -70,6 +77,7 @@ impl Oracle {
 
     /// The sector went bad, wherever it is.
     pub fn lose(&mut self, sector: u64, tick: u64) {
+        self.went_bad[sector as usize] = true;
         self.begin(sector, Content::Lost, 0, tick);
         if let Some(version) = self.sectors[sector as usize].last_mut() {
             version.ended = tick;
@@ -165,7 +173,8 @@ impl Oracle {
         let versions = &mut self.sectors[sector as usize];
         if !versions.iter().any(|v| v.hidden >= begun && v.content == seen) {
             let allowed: Vec<_> = versions.iter().filter(|v| v.hidden >= begun).collect();
-            return Err(rule_of(sector, seen, &allowed).broken(format!(
+            let rule = rule_of(sector, seen, self.went_bad[sector as usize], &allowed);
+            return Err(rule.broken(format!(
                 "sector {sector}: read (begun at {begun}) gave {seen:?}; allowed: {allowed:?}"
             )));
         }
@@ -190,14 +199,16 @@ impl Oracle {
 }
 
 /// The rule that forbids a sector to show this.
-fn rule_of(sector: u64, seen: Content, allowed: &[&Version]) -> Rule {
-    let went_bad = allowed.iter().any(|v| v.content == Content::Lost);
+fn rule_of(sector: u64, seen: Content, went_bad: bool, allowed: &[&Version]) -> Rule {
+    let lost = allowed.iter().any(|v| v.content == Content::Lost);
     match seen {
-        // A loss that nature did not bring.
-        Content::Lost => Rule::C4,
-        Content::Stamp { sector: named, .. } if named != sector => Rule::C2,
+        // A loss that nature did not bring; else it was overwritten, and that write is gone.
+        Content::Lost if !went_bad => Rule::C4,
         // Zeroes, garbage or old contents where there are none.
-        _ if went_bad => Rule::C3,
+        Content::Stamp { sector: named, .. } if named == sector && lost => Rule::C3,
+        Content::Garbage | Content::Zero if lost => Rule::C3,
+        Content::Garbage => Rule::C2,
+        Content::Stamp { sector: named, .. } if named != sector => Rule::C2,
         _ => Rule::C1,
     }
 }

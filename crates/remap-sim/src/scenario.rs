@@ -72,6 +72,10 @@ pub struct Scenario {
     pub life_steps: u64,
     /// Commands are given.
     pub commands: bool,
+    /// Six times as many as else.
+    pub busy: bool,
+    /// The steps that happen, sorted; `None`: all of them.
+    pub only: Option<Vec<u64>>,
     /// The driver is broken on purpose.
     pub canary: Option<Canary>,
     /// The core is.
@@ -124,10 +128,18 @@ impl Scenario {
             spoil_every: rng.pick(&[10, 40, 200]),
             life_steps: rng.pick(&[15, 60, 250, 800]),
             commands: rng.chance(2, 3),
+            busy: rng.chance(1, 5),
+            only: None,
             canary: None,
             planted: Planted::default(),
             transcript: 0,
         }
+    }
+
+    /// Does anything happen in this step?
+    #[must_use]
+    pub fn happens(&self, step: u64) -> bool {
+        self.only.as_ref().is_none_or(|only| only.binary_search(&step).is_ok())
     }
 
     /// The shape of the volume's metadata copies.

@@ -156,6 +156,25 @@ pub fn run(scenario: &Scenario) -> Result<Tally, (Violation, Vec<String>)> {
     }
 }
 
+/// Runs it twice: the second time must be like the first (C7).
+///
+/// # Errors
+/// As [`run`].
+pub fn run_twice(scenario: &Scenario) -> Result<Tally, (Violation, Vec<String>)> {
+    let first = run(scenario)?;
+    match run(scenario) {
+        Ok(second) if second == first => Ok(first),
+        Ok(second) => {
+            let text = format!("the same run twice: hash {:016x}, then {:016x}", first.hash, second.hash);
+            Err((Rule::C7.broken(text), Vec::new()))
+        }
+        Err((violation, transcript)) => {
+            let text = format!("a run that was good the first time: {violation}");
+            Err((Rule::C7.broken(text), transcript))
+        }
+    }
+}
+
 impl World {
     /// A main device with contents, blank spares, nothing adopted yet.
     #[must_use]
@@ -220,15 +239,26 @@ impl World {
         self.assemble()?;
         let mut left = self.life_length();
         while self.steps < self.scenario.steps {
-            if left == 0 && self.scenario.faults.crash {
+            self.steps += 1;
+            self.throw_dice(self.steps);
+            let ends = left == 0 && self.scenario.faults.crash;
+            left = if ends { self.life_length() } else { left.saturating_sub(1) };
+            if !self.scenario.happens(self.steps) {
+                continue;
+            }
+            if ends {
                 self.crash()?;
                 self.assemble()?;
-                left = self.life_length();
             }
             self.step()?;
-            left = left.saturating_sub(1);
         }
+        self.throw_dice(u64::MAX);
         self.finish()
+    }
+
+    /// Each step has dice of its own: when others are left out, it does what it did, as far as it still can.
+    fn throw_dice(&mut self, step: u64) {
+        self.rng = Rng::seeded(self.scenario.seed ^ step.wrapping_mul(0xd1b5_4a32_d192_ed03));
     }
 
     fn life_length(&mut self) -> u64 {
@@ -236,11 +266,7 @@ impl World {
     }
 
     /// One event.
-    ///
-    /// # Errors
-    /// What it showed is a violation.
-    pub fn step(&mut self) -> Checked {
-        self.steps += 1;
+    fn step(&mut self) -> Checked {
         self.quiet = false;
         self.now.mono_ns += self.rng.below(2_000_000);
         self.weather();
@@ -249,6 +275,7 @@ impl World {
             55..=84 => self.begin_any_request()?,
             85..=86 => self.begin_any_command()?,
             87 => self.jump(),
+            88..=97 if self.scenario.busy => self.begin_any_command()?,
             _ => self.complete_any()?,
         }
         self.wake_engine()
