@@ -4,6 +4,7 @@
 //! record from any copy in which it is whole, and nothing else; two whole copies that say different things about one
 //! generation are a refusal. [`Recovered`] is the only way to an engine.
 
+mod geometry;
 pub mod history;
 mod replay;
 mod scan;

@@ -8,6 +8,7 @@ use remap_format::{
     RecordHeader, Superblock,
 };
 
+use super::geometry;
 use super::scan::read_copy_superblock;
 use super::{
     CopyReport, Flaw, Recovered, RecoveryError, SpareReader, empty_pool, install, main_blocks, shape_of,
@@ -58,6 +59,7 @@ impl<'r> Session<'r> {
             canary::keep_oldest(&mut headers);
         }
         let election = elect(&headers)?;
+        geometry::check(&newest, &superblocks, &election)?;
         let chosen =
             superblocks.into_iter().zip(election.members).find_map(|(s, member)| s.filter(|_| member));
         // An election has at least one member, and members have superblocks.
