@@ -132,7 +132,7 @@ pub fn serve(mut recovered: Recovered, disks: &mut Disks, anew: bool) {
     let main_sectors = recovered.superblock.main.size / 512;
     let devices = recovered.devices.clone();
     recovered.needs_repair |= anew;
-    let engine = Engine::start(recovered, EngineConfig::default(), START);
+    let engine = Engine::start(recovered, EngineConfig::default(), START).expect("memory");
     let mut driver = Driver::of(engine, disks, devices);
     driver.settle();
     if !driver.engine.is_live() {

@@ -141,7 +141,7 @@ fn live(number: u8, plan: &Plan) -> Volume {
             let sizes = disks.sizes();
             remap_core::recovery::recover(&mut disks, &sizes, true).expect("a whole volume")
         };
-        let engine = Engine::start(recovered, EngineConfig::default(), START);
+        let engine = Engine::start(recovered, EngineConfig::default(), START).expect("memory");
         let mut driver = Driver::of(engine, &mut disks, devices.clone());
         driver.settle();
         assert!(driver.engine.is_live(), "a whole volume goes live");

@@ -96,7 +96,7 @@ mod tests {
         let good = superblock();
         assert_eq!(verdict(&good, [good.clone(), Superblock { area: 1, ..good.clone() }]), Ok(()));
         let mut larger = good.clone();
-        larger.spares[0].size *= 2;
+        larger.spares.iter_mut().for_each(|spare| spare.size *= 2);
         let main = MainIdentity { size: 1 << 29, ..good.main.clone() };
         for other in [
             larger.clone(),
@@ -120,7 +120,7 @@ mod tests {
             ));
         }
         let mut small = good.clone();
-        small.spares[0] = SpareRecord { size: 8192, slots: 2, ..small.spares[0] };
+        small.spares.iter_mut().for_each(|spare| (spare.size, spare.slots) = (8192, 2));
         assert!(verdict(&small, [small.clone(), small.clone()]).is_err());
     }
 }
