@@ -7,6 +7,7 @@
 mod geometry;
 pub mod history;
 mod replay;
+pub mod rollback;
 mod scan;
 
 use alloc::string::String;
