@@ -15,11 +15,12 @@ use remap_runtime::{AdoptOptions, AdoptReport};
 
 use crate::cli::{AdoptArgs, MapForm};
 use crate::exit::{Exit, refusal};
+use crate::files;
 use crate::open::{Access, Opener, SpareArg, adopt_refusal};
 use crate::units::{format_count, format_sectors, format_size};
 
 /// Largest list of bad sectors that is read, in bytes.
-const LIST_MAX: u64 = 1 << 30;
+pub(crate) const LIST_MAX: u64 = 1 << 30;
 
 /// Runs the command.
 pub(crate) fn run(args: &AdoptArgs) -> anyhow::Result<ExitCode> {
@@ -135,19 +136,7 @@ pub(crate) fn plain_name(text: &str) -> String {
 /// # Errors
 /// The list cannot be read or understood (the line is named), or is about a larger device.
 pub(crate) fn lost_sectors(path: &Path, form: &MapForm, main: &Device) -> anyhow::Result<Vec<Extent>> {
-    let place = || format!("{}: cannot be read", path.display());
-    let size = std::fs::metadata(path).with_context(place)?.len();
-    if size > LIST_MAX {
-        return Err(refusal(
-            Exit::Failure,
-            format!(
-                "{}: has {}, more than a list of bad sectors may have",
-                path.display(),
-                format_size(size)
-            ),
-        ));
-    }
-    let text = std::fs::read_to_string(path).with_context(place)?;
+    let text = files::read_text(path, LIST_MAX)?;
     let map = BadMap::parse(&text, form.format.into(), form.map_block_size)
         .map_err(|error| refusal(Exit::Failure, format!("{}: {error}", path.display())))?;
     let sectors = main.size() / SECTOR_SIZE;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: what parses here is complete and plausible; only what needs a look at a device is refused later.
 
+mod metadata;
 mod values;
 
 use std::net::SocketAddr;
@@ -10,6 +11,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use metadata::{
+    MetadataAction, MetadataAnalyzeArgs, MetadataArgs, MetadataCheckArgs, MetadataCompareArgs,
+    MetadataDumpArgs, MetadataGenerationsArgs, MetadataRepairArgs, MetadataRestoreArgs, MetadataRollbackArgs,
+    Moment,
+};
 pub(crate) use values::{
     DrillArg, DrillTarget, DumpFormat, ExportFormat, IoArg, MapFormat, PolicyArg, Statuses,
 };
@@ -241,7 +247,7 @@ Messages:
   clear [SECTORS]          move blocks back to the main device where it takes them
   health                   one line about the volume's health
   stats, clear_stats       counters since the start, or since they were cleared
-  save [FILE]              write all metadata copies anew; with FILE, a dump of them too
+  save [FILE]              write all metadata copies anew; with FILE, a dump of them too (in place of an earlier one)
   restore                  compare the copies on the spares with the table in use, and repair them
   suspend, resume          remapping off, and on again
   drill DEVICE on|off      a drill of main or spareN
@@ -345,101 +351,15 @@ pub(crate) struct MapExportArgs {
     /// Where to write it [default: standard output]
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Replace an output that exists
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Path of the main device in a dmsetup table [default: as it is served; needed with --spare]
     #[arg(long, value_name = "PATH")]
     pub(crate) main_path: Option<PathBuf>,
     /// Path of a spare in a dmsetup table, in the volume's order; repeat for more [default: as it is served]
     #[arg(long = "spare-path", value_name = "PATH")]
     pub(crate) spare_paths: Vec<PathBuf>,
-}
-
-/// Check, dump, repair and restore the metadata on spares that nobody serves
-#[derive(Debug, Args)]
-pub(crate) struct MetadataArgs {
-    #[command(subcommand)]
-    pub(crate) action: MetadataAction,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum MetadataAction {
-    Check(MetadataCheckArgs),
-    Dump(MetadataDumpArgs),
-    Repair(MetadataRepairArgs),
-    Restore(MetadataRestoreArgs),
-}
-
-/// Say how each metadata copy is; reads only
-///
-/// Exit code 0: all well; 1: damaged, and serving the volume repairs it; 6: damaged so that it cannot be served.
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-      dm-remap metadata check --spare /var/lib/sdb.spare")]
-pub(crate) struct MetadataCheckArgs {
-    /// A spare of the volume; repeat for more
-    #[arg(long = "spare", value_name = "PATH[@START[+LEN]]", required = true)]
-    pub(crate) spares: Vec<SpareArg>,
-    /// JSON, with a schema_version
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// Write all that the metadata say; reads the spares only
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-  A backup that 'metadata restore' takes back:
-      dm-remap metadata dump --spare /var/lib/sdb.spare --output sdb-metadata.json
-  For people:
-      dm-remap metadata dump --spare /var/lib/sdb.spare --format text")]
-pub(crate) struct MetadataDumpArgs {
-    /// A spare of the volume; repeat for more
-    #[arg(long = "spare", value_name = "PATH[@START[+LEN]]", required = true)]
-    pub(crate) spares: Vec<SpareArg>,
-    /// Form of the output
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: DumpFormat,
-    /// Where to write it [default: standard output]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
-}
-
-/// Make new spares from what can be believed of damaged ones
-///
-/// The damaged spares are only read. The new ones hold the metadata and the contents of all slots, and can be served.
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-      dm-remap metadata repair --spare damaged.spare --output repaired.spare")]
-pub(crate) struct MetadataRepairArgs {
-    /// A damaged spare of the volume; repeat for more
-    #[arg(long = "spare", value_name = "PATH[@START[+LEN]]", required = true)]
-    pub(crate) spares: Vec<SpareArg>,
-    /// A new spare, one for each: made as a file if it does not exist; repeat for more
-    #[arg(long = "output", value_name = "PATH[@START[+LEN]]", required = true)]
-    pub(crate) outputs: Vec<SpareArg>,
-    /// Overwrite outputs that hold something
-    #[arg(long)]
-    pub(crate) force: bool,
-}
-
-/// Write the metadata of a dump back to spares whose slots are whole
-#[derive(Debug, Args)]
-#[command(after_long_help = "\
-Examples:
-      dm-remap metadata restore sdb-metadata.json --spare /var/lib/sdb.spare --main /dev/sdb")]
-pub(crate) struct MetadataRestoreArgs {
-    /// The dump, as 'metadata dump' writes it
-    pub(crate) dump: PathBuf,
-    /// A spare of the volume, in the volume's order; repeat for more
-    #[arg(long = "spare", value_name = "PATH[@START[+LEN]]", required = true)]
-    pub(crate) spares: Vec<SpareArg>,
-    /// The main device, to check that the dump is about it
-    #[arg(long)]
-    pub(crate) main: Option<PathBuf>,
-    /// Overwrite metadata that are whole, or newer than the dump
-    #[arg(long)]
-    pub(crate) force: bool,
 }
 
 /// Leave dm-remap: back to the main device, or to another one

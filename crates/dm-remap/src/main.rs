@@ -9,6 +9,7 @@ mod control;
 mod demo;
 mod dmsetup;
 mod exit;
+mod files;
 mod manual;
 mod map;
 mod message;

@@ -6,6 +6,7 @@ mod list;
 pub(crate) mod pieces;
 
 pub(crate) use export::lost_map;
+pub(crate) use list::{lost_words, place_words};
 
 use std::io::Write as _;
 use std::path::Path;
@@ -18,6 +19,7 @@ use uuid::Uuid;
 
 use crate::cli::{MapAction, MapArgs, TableSource};
 use crate::control::{Client, Snapshot};
+use crate::files;
 use crate::open::{Access, Opener, SpareArg, examine};
 use crate::wire::{SpareHead, TableHead};
 
@@ -76,12 +78,10 @@ pub(crate) fn listing(snapshot: &Snapshot) -> String {
 /// Writes a command's result to a file, or to standard output.
 ///
 /// # Errors
-/// It cannot be written.
-pub(crate) fn deliver(output: Option<&Path>, text: &[u8]) -> anyhow::Result<()> {
+/// It cannot be written, or the file exists and `replace` was not said.
+pub(crate) fn deliver(output: Option<&Path>, text: &[u8], replace: bool) -> anyhow::Result<()> {
     match output {
-        Some(path) => {
-            std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))
-        }
+        Some(path) => files::write(path, text, replace),
         None => std::io::stdout().write_all(text).context("standard output"),
     }
 }

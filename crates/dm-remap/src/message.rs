@@ -1,19 +1,20 @@
 //! `message`: a word to a volume in service, in the kernel module's words where it had them.
 //!
 //! Invariant: a reply that begins with `error:` or says that something failed comes with a code that is not 0, and what
-//! was asked is done or was refused when the reply is sent.
+//! was asked is done or was refused when the reply is sent. The file of `save` replaces an earlier dump of the same volume and
+//! nothing else.
 
 mod answer;
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-
 use crate::cli::MessageArgs;
 use crate::control::Client;
 use crate::exit::{Exit, refusal};
+use crate::files;
 use crate::metadata::dump::Dump;
+use crate::metadata::read_dump;
 use crate::open::{Access, Opener, SpareArg, examine};
 use crate::wire::{Ask, Reply};
 
@@ -27,6 +28,10 @@ pub(crate) fn run(args: &MessageArgs) -> anyhow::Result<ExitCode> {
         [word, file] if word.eq_ignore_ascii_case("save") => (vec![word.clone()], Some(file)),
         words => (words.to_vec(), None),
     };
+    if let Some(file) = file.map(Path::new) {
+        let uuid = client.status()?.uuid;
+        files::refuse_existing(file, is_dump_of(file, &uuid))?;
+    }
     let Reply::Message { text, ok } = client.ask(&Ask::Message { words }, None)? else {
         return Err(anyhow::anyhow!("{}: answered something else", args.volume));
     };
@@ -56,5 +61,10 @@ fn dump(client: &mut Client, file: &Path) -> anyhow::Result<()> {
     if client.status()?.metadata.generation != generation {
         return Err(refusal(Exit::Busy, "the table changed while it was read: try again"));
     }
-    std::fs::write(file, json).with_context(|| format!("{}: cannot write the dump", file.display()))
+    files::write(file, json.as_bytes(), is_dump_of(file, &before.uuid))
+}
+
+/// A backup may take the place of an earlier one of the same volume, and of nothing else.
+fn is_dump_of(file: &Path, uuid: &str) -> bool {
+    read_dump(file).is_ok_and(|dump| dump.uuid() == uuid)
 }

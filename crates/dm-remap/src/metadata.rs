@@ -1,35 +1,43 @@
-//! `metadata`: check, dump, repair and restore what the spares hold, while nobody serves them.
+//! `metadata`: what the spares hold, while nobody serves them: checked, shown, compared, repaired, brought back.
 
+mod analyze;
 mod check;
+mod compare;
 pub(crate) mod dump;
+mod generations;
+mod moment;
+mod outputs;
 mod repair;
 mod restore;
+mod rollback;
 mod salvage;
 mod scan;
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use indicatif::{ProgressBar, ProgressStyle};
-use remap_core::recovery::{Recovered, RecoveryError, shape_of};
-use remap_format::{COPIES, Superblock};
+use remap_core::recovery::{Recovered, shape_of};
+use remap_format::COPIES;
 use remap_io::Device;
 use uuid::Uuid;
 
 use crate::cli::{
-    DumpFormat, MetadataAction, MetadataArgs, MetadataCheckArgs, MetadataDumpArgs, MetadataRepairArgs,
-    MetadataRestoreArgs,
+    DumpFormat, MetadataAction, MetadataAnalyzeArgs, MetadataArgs, MetadataCheckArgs, MetadataCompareArgs,
+    MetadataDumpArgs, MetadataGenerationsArgs, MetadataRepairArgs, MetadataRestoreArgs, MetadataRollbackArgs,
 };
 use crate::exit::{Exit, refusal};
+use crate::files;
 use crate::map::{self, deliver};
 use crate::open::{Access, Opener, SpareArg, examine};
-use crate::units::{format_sectors, format_size, format_time};
+use crate::units::{format_count, format_sectors, format_size, format_time};
 use crate::wire;
+use analyze::Analysis;
 use check::Verdict;
 use dump::Dump;
+pub(crate) use moment::read_dump;
+use outputs::Outputs;
+use repair::Outcome;
 
 /// Runs a `metadata` command.
 ///
@@ -39,7 +47,11 @@ pub(crate) fn run(args: &MetadataArgs) -> anyhow::Result<ExitCode> {
     match &args.action {
         MetadataAction::Check(args) => run_check(args),
         MetadataAction::Dump(args) => run_dump(args),
+        MetadataAction::Analyze(args) => run_analyze(args),
+        MetadataAction::Generations(args) => run_generations(args),
+        MetadataAction::Compare(args) => run_compare(args),
         MetadataAction::Repair(args) => run_repair(args),
+        MetadataAction::Rollback(args) => run_rollback(args),
         MetadataAction::Restore(args) => run_restore(args),
     }
 }
@@ -48,7 +60,7 @@ fn run_check(args: &MetadataCheckArgs) -> anyhow::Result<ExitCode> {
     let spares = Opener::auto().spares(&args.spares, Access::Read)?;
     let report = check::check(&spares);
     let text = if args.json { wire::pretty(&report)? } else { report.text() };
-    deliver(None, text.as_bytes())?;
+    deliver(None, text.as_bytes(), false)?;
     let exit = match report.verdict {
         Verdict::Good => Exit::Done,
         Verdict::Repairable => Exit::Failure,
@@ -58,13 +70,16 @@ fn run_check(args: &MetadataCheckArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn run_dump(args: &MetadataDumpArgs) -> anyhow::Result<ExitCode> {
+    if let Some(output) = &args.output {
+        files::refuse_existing(output, args.force)?;
+    }
     let spares = Opener::auto().spares(&args.spares, Access::Read)?;
     let recovered = examine(&spares, true)?;
     let text = match args.format {
         DumpFormat::Json => Dump::of(&recovered).to_json()?,
         DumpFormat::Text => text(&recovered, &args.spares, &spares),
     };
-    deliver(args.output.as_deref(), text.as_bytes())?;
+    deliver(args.output.as_deref(), text.as_bytes(), args.force)?;
     Ok(Exit::Done.into())
 }
 
@@ -105,22 +120,13 @@ fn run_repair(args: &MetadataRepairArgs) -> anyhow::Result<ExitCode> {
                     dump, 'metadata restore' brings it back";
         return Err(refusal(Exit::Metadata, text));
     };
-    let mut made = Made::default();
-    let outputs = open_outputs(args, &gathered.superblock, &mut opener, &mut made)?;
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} blocks {eta}");
-    let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let outcome = repair::repair(gathered, &outputs, &|done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    })?;
-    bar.finish_and_clear();
-    made.keep = true;
-    println!(
-        "{} blocks and {} runs were copied to {}",
-        outcome.blocks,
-        outcome.entries,
-        outputs.iter().map(|o| o.path().display().to_string()).collect::<Vec<_>>().join(", ")
-    );
+    let mut outputs = Outputs::open(&args.outputs, args.force, &gathered.superblock, &mut opener)?;
+    let outcome = outputs.write(gathered)?;
+    Ok(say_written(&outcome, &outputs).into())
+}
+
+fn say_written(outcome: &Outcome, outputs: &Outputs) -> Exit {
+    println!("{} blocks and {} runs were copied to {}", outcome.blocks, outcome.entries, outputs.names());
     if outcome.lost_sectors > 0 {
         println!("{} of them could not be read and are lost", format_sectors(outcome.lost_sectors));
     }
@@ -129,82 +135,65 @@ fn run_repair(args: &MetadataRepairArgs) -> anyhow::Result<ExitCode> {
     }
     println!("serve the volume with the new spare, and never again with the old one");
     let complete = outcome.lost_sectors == 0 && outcome.doubts.is_empty();
-    Ok(if complete { Exit::Done } else { Exit::Lost }.into())
+    if complete { Exit::Done } else { Exit::Lost }
 }
 
-/// Files that a repair has made; removed again if it fails.
-#[derive(Debug, Default)]
-struct Made {
-    files: Vec<PathBuf>,
-    keep: bool,
+fn run_analyze(args: &MetadataAnalyzeArgs) -> anyhow::Result<ExitCode> {
+    let spares = Opener::auto().spares(&args.spares, Access::Read)?;
+    let analysis = Analysis::of(&examine(&spares, true)?);
+    let text = if args.json { wire::pretty(&analysis)? } else { analysis.text() };
+    deliver(None, text.as_bytes(), false)?;
+    Ok(Exit::Done.into())
 }
 
-impl Drop for Made {
-    fn drop(&mut self) {
-        for file in self.files.iter().filter(|_| !self.keep) {
-            // The error that led here is the one to tell.
-            let _ = fs::remove_file(file);
-        }
-    }
+fn run_generations(args: &MetadataGenerationsArgs) -> anyhow::Result<ExitCode> {
+    let spares = Opener::auto().spares(&args.spares, Access::Read)?;
+    let superblock = examine(&spares, true)?.superblock;
+    let found = remap_runtime::generations(&spares)
+        .map_err(|error| crate::open::recovery_refusal(&error, &spares))?;
+    let list = generations::List::of(&superblock, &found);
+    let text = if args.json { wire::pretty(&list)? } else { list.text() };
+    deliver(None, text.as_bytes(), false)?;
+    Ok(Exit::Done.into())
 }
 
-fn open_outputs(
-    args: &MetadataRepairArgs,
-    superblock: &Superblock,
-    opener: &mut Opener,
-    made: &mut Made,
-) -> anyhow::Result<Vec<Device>> {
-    if args.outputs.len() != superblock.spares.len() {
+fn run_compare(args: &MetadataCompareArgs) -> anyhow::Result<ExitCode> {
+    let spares = Opener::auto().spares(&args.spares, Access::Read)?;
+    let from = moment::recover(&args.from, &spares)?;
+    let to = moment::recover(&args.to, &spares)?;
+    moment::refuse_strangers(&from.superblock, &to.superblock)?;
+    let comparison = compare::Comparison::of(&from, &to);
+    let text = if args.json { wire::pretty(&comparison)? } else { comparison.text() };
+    deliver(None, text.as_bytes(), false)?;
+    Ok(Exit::Done.into())
+}
+
+fn run_rollback(args: &MetadataRollbackArgs) -> anyhow::Result<ExitCode> {
+    let mut opener = Opener::auto();
+    let spares = opener.spares(&args.spares, Access::Read)?;
+    let now = examine(&spares, true)?;
+    let then = moment::recover(&args.to, &spares)?;
+    let plan = rollback::Plan::of(&now, &then)?;
+    deliver(None, plan.text(&now, &then).as_bytes(), false)?;
+    if !plan.is_free() {
         let text = format!(
-            "volume '{}' has {} spares: give as many --output, in their order",
-            superblock.name,
-            superblock.spares.len()
+            "{} cannot go back (listed with the reasons): nothing was written. 'map export' shows what is where now; \
+             'metadata restore --force' goes back to a dump without asking, and what it loses is gone",
+            format_count(plan.blocked_blocks(), "block")
         );
-        return Err(refusal(Exit::Usage, text));
+        return Err(refusal(Exit::Failure, text));
     }
-    let mut outputs = Vec::new();
-    for (arg, record) in args.outputs.iter().zip(&superblock.spares) {
-        let path = arg.path.display();
-        if !arg.path.exists() {
-            let file = File::create_new(&arg.path).with_context(|| format!("{path}: cannot be made"))?;
-            made.files.push(arg.path.clone());
-            let size = arg.start.saturating_add(record.size);
-            file.set_len(size).with_context(|| format!("{path}: cannot be {size} bytes large"))?;
-        }
-        let output = opener.spare(arg, Access::Write)?;
-        if output.size() < record.size {
-            let text = format!("{path}: has {} bytes; the new spare needs {}", output.size(), record.size);
-            return Err(refusal(Exit::Mismatch, text));
-        }
-        if !args.force {
-            refuse_full(&output)?;
-        }
-        outputs.push(output);
+    if args.dry_run {
+        return Ok(Exit::Done.into());
     }
-    Ok(outputs)
-}
-
-/// A new spare must be empty.
-fn refuse_full(output: &Device) -> anyhow::Result<()> {
-    let path = output.path().display();
-    let holds = match remap_runtime::examine(std::slice::from_ref(output), true) {
-        Err(RecoveryError::NoMetadata { .. }) => match &output.identity().content_uuid {
-            None => return Ok(()),
-            Some(found) => format!("something ({found})"),
-        },
-        Ok(found) => format!("volume '{}'", found.superblock.name),
-        Err(_) => "metadata of a volume".to_owned(),
-    };
-    let text = format!("{path}: holds {holds}; give an empty output, or use --force to overwrite it");
-    Err(refusal(Exit::Busy, text))
+    let mut outputs = Outputs::open(&args.outputs, args.force, &now.superblock, &mut opener)?;
+    let outcome = outputs.write(rollback::rolled_back(&now, &then, &spares))?;
+    Ok(say_written(&outcome, &outputs).into())
 }
 
 fn run_restore(args: &MetadataRestoreArgs) -> anyhow::Result<ExitCode> {
-    let file = args.dump.display();
-    let text = fs::read_to_string(&args.dump).with_context(|| format!("{file}: cannot be read"))?;
-    let dump = Dump::parse(&text).with_context(|| format!("{file}: not a dump that can be restored"))?;
-    let (superblock, entries) =
-        dump.volume().with_context(|| format!("{file}: not a dump that can be restored"))?;
+    let dump = read_dump(&args.dump)?;
+    let (superblock, entries) = dump.volume().with_context(|| moment::not_a_dump(&args.dump))?;
     let mut opener = Opener::auto();
     let main = args.main.as_ref().map(|main| opener.whole(main, Access::Read)).transpose()?;
     let spares = opener.spares(&args.spares, Access::Write)?;

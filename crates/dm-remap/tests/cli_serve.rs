@@ -275,6 +275,12 @@ fn restore_repairs_what_is_damaged_while_in_service() {
     );
     assert_eq!(bench.tell(&["restore"]), "restored 1 remap entries");
     assert!(bench.tell(&["save", "dump.json"]).contains("dump written to dump.json"));
+    let reply = bench.tell_in_vain(&["restore", "dump.json"]);
+    assert!(reply.contains("newer than any dump") && reply.contains("metadata rollback"), "{reply}");
+    assert!(bench.tell(&["save", "dump.json"]).contains("dump written"), "a dump gives way to a newer one");
+    std::fs::write(bench.path("letter"), "dear").unwrap();
+    bench.message(&["save", "letter"]).refused(5, &["letter", "exists"]);
+    assert_eq!(bench.bytes("letter"), b"dear");
     server.terminate();
     bench.run(&["metadata", "check", "--spare", "spare"]).done();
     let dump: serde_json::Value = serde_json::from_slice(&bench.bytes("dump.json")).unwrap();

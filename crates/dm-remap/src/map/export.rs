@@ -13,6 +13,7 @@ use crate::cli::{ExportFormat, MapExportArgs};
 use crate::control::Snapshot;
 use crate::dmsetup::{DeviceName, table};
 use crate::exit::{Exit, refusal};
+use crate::files;
 use crate::wire;
 
 /// Runs `map export`.
@@ -20,6 +21,9 @@ use crate::wire;
 /// # Errors
 /// The table is not to be had, a path is missing, or the output cannot be written.
 pub(super) fn run(args: &MapExportArgs) -> anyhow::Result<ExitCode> {
+    if let Some(output) = &args.output {
+        files::refuse_existing(output, args.force)?;
+    }
     let snapshot = super::snapshot(&args.source)?;
     let bytes = match args.format {
         ExportFormat::Ddrescue => {
@@ -41,7 +45,7 @@ pub(super) fn run(args: &MapExportArgs) -> anyhow::Result<ExitCode> {
         ExportFormat::Json => wire::pretty(&Listing::of(&snapshot))?.into_bytes(),
         ExportFormat::Dmsetup => dmsetup(args, &snapshot)?.into_bytes(),
     };
-    super::deliver(args.output.as_deref(), &bytes)?;
+    super::deliver(args.output.as_deref(), &bytes, args.force)?;
     Ok(Exit::Done.into())
 }
 

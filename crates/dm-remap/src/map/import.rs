@@ -13,8 +13,10 @@ use remap_format::{Entry, EntryFlags, EntryState};
 use remap_io::badmap::BadMap;
 use remap_runtime::{lost_entries, main_identity, rewrite};
 
+use crate::adopt::LIST_MAX;
 use crate::cli::MapImportArgs;
 use crate::exit::{Exit, refusal};
+use crate::files;
 use crate::open::{Access, Opener, examine};
 use crate::units::format_sectors;
 
@@ -24,7 +26,7 @@ use crate::units::format_sectors;
 /// The list cannot be read or does not fit, or the spares cannot be read or written.
 pub(super) fn run(args: &MapImportArgs) -> anyhow::Result<ExitCode> {
     let file = args.file.display();
-    let text = std::fs::read_to_string(&args.file).with_context(|| format!("{file}: cannot be read"))?;
+    let text = files::read_text(&args.file, LIST_MAX)?;
     let map = BadMap::parse(&text, args.form.format.into(), args.form.map_block_size)
         .with_context(|| format!("{file}"))?;
     let lost: Vec<_> = map.extents(&args.form.statuses.0).collect();

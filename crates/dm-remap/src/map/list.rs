@@ -21,7 +21,7 @@ use crate::wire;
 pub(super) fn run(args: &MapListArgs) -> anyhow::Result<ExitCode> {
     let snapshot = super::snapshot(&args.source)?;
     let text = if args.json { wire::pretty(&Listing::of(&snapshot))? } else { text(&snapshot) };
-    super::deliver(None, text.as_bytes())?;
+    super::deliver(None, text.as_bytes(), false)?;
     Ok(Exit::Done.into())
 }
 
@@ -120,7 +120,7 @@ pub(super) fn text(snapshot: &Snapshot) -> String {
             "{sectors:<24} {:>8}  {:<9} {:<18} {:<15} {:<12} {:>6}  {}",
             entry.count,
             state_word(entry),
-            place(entry),
+            place_words(entry),
             lost_words(entry, block_sectors),
             entry.cause.word(),
             entry.errors,
@@ -139,7 +139,8 @@ fn state_word(entry: &Entry) -> &'static str {
     }
 }
 
-fn place(entry: &Entry) -> String {
+/// `main`, or `spare 0 slot 17`.
+pub(crate) fn place_words(entry: &Entry) -> String {
     match entry.state {
         EntryState::Pending | EntryState::Absent => "main".to_owned(),
         EntryState::Remapped | EntryState::Retired => {
@@ -150,7 +151,7 @@ fn place(entry: &Entry) -> String {
 }
 
 /// Lost sectors, counted within the block: `0-2,5`; `all`; `none`.
-fn lost_words(entry: &Entry, block_sectors: u64) -> String {
+pub(crate) fn lost_words(entry: &Entry, block_sectors: u64) -> String {
     if entry.lost == 0 {
         return "none".to_owned();
     }

@@ -19,6 +19,11 @@ use crate::units::{Sectors, format_count, format_sectors, parse_sector};
 /// Commands that the unknown-command reply names.
 const KNOWN: &str = "ping, remap, verify, clear, health, stats, save, restore, suspend, resume, drill, help, \
                      metadata_status, sync";
+/// A dump or a generation is no answer for a volume in service.
+const TABLE_IN_SERVICE_IS_NEWER: &str = "error: the table in service is newer than any dump or generation, and the blocks that moved \
+     since would be lost: nothing was changed. 'restore' without arguments repairs the copies on the spares. To go back to an earlier \
+     table stop the server; 'dm-remap metadata compare' then shows what differs, 'dm-remap metadata rollback' goes back as far as the \
+     data allow it, and 'dm-remap metadata restore' brings back metadata that are gone";
 /// Times that a busy volume's metadata are read again until they hold still.
 const ATTEMPTS: u32 = 10;
 
@@ -89,6 +94,7 @@ fn carry_out(service: &Service, command: &str, args: &[&str]) -> Outcome {
             Ok(format!("synced {} entries to metadata", report(service)?.table.entries))
         }
         ("restore", []) => restore(service),
+        ("restore", _) => Err(TABLE_IN_SERVICE_IS_NEWER.into()),
         ("metadata_status", []) => report(service).map(|r| {
             let saves = r.metadata.commits + r.metadata.checkpoints;
             let active = if r.suspended.is_some() { "inactive" } else { "active" };

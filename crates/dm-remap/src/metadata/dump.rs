@@ -262,6 +262,11 @@ impl Dump {
         }
     }
 
+    /// UUID of the volume.
+    pub(crate) fn uuid(&self) -> &str {
+        &self.volume.uuid
+    }
+
     /// Reads a dump.
     ///
     /// # Errors

@@ -1,0 +1,115 @@
+//! New spares for `metadata repair` and `metadata rollback`.
+//!
+//! Invariant: an output that holds something is not touched without `force`, and files that were made are gone again if the
+//! command fails.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use remap_core::recovery::RecoveryError;
+use remap_format::Superblock;
+use remap_io::Device;
+
+use super::repair::{self, Outcome};
+use super::salvage::Salvage;
+use crate::exit::{Exit, refusal};
+use crate::open::{Access, Opener, SpareArg};
+
+/// The outputs of a command.
+#[derive(Debug, Default)]
+pub(crate) struct Outputs {
+    devices: Vec<Device>,
+    /// Files made for it; removed unless kept.
+    made: Vec<PathBuf>,
+    keep: bool,
+}
+
+impl Drop for Outputs {
+    fn drop(&mut self) {
+        for file in self.made.iter().filter(|_| !self.keep) {
+            // The error that led here is the one to tell.
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+impl Outputs {
+    /// Opens, and makes if need be, one output for each spare of the volume.
+    ///
+    /// # Errors
+    /// There are too few or too many, one is too small, or holds something.
+    pub(crate) fn open(
+        args: &[SpareArg],
+        force: bool,
+        superblock: &Superblock,
+        opener: &mut Opener,
+    ) -> anyhow::Result<Self> {
+        if args.len() != superblock.spares.len() {
+            let text = format!(
+                "volume '{}' has {} spares: give as many --output, in their order",
+                superblock.name,
+                superblock.spares.len()
+            );
+            return Err(refusal(Exit::Usage, text));
+        }
+        let mut outputs = Self::default();
+        for (arg, record) in args.iter().zip(&superblock.spares) {
+            let path = arg.path.display();
+            if !arg.path.exists() {
+                let file = File::create_new(&arg.path).with_context(|| format!("{path}: cannot be made"))?;
+                outputs.made.push(arg.path.clone());
+                let size = arg.start.saturating_add(record.size);
+                file.set_len(size).with_context(|| format!("{path}: cannot be {size} bytes large"))?;
+            }
+            let output = opener.spare(arg, Access::Write)?;
+            if output.size() < record.size {
+                let text =
+                    format!("{path}: has {} bytes; the new spare needs {}", output.size(), record.size);
+                return Err(refusal(Exit::Mismatch, text));
+            }
+            if !force {
+                refuse_full(&output)?;
+            }
+            outputs.devices.push(output);
+        }
+        Ok(outputs)
+    }
+
+    /// Writes what was gathered, with a bar that shows how far it is.
+    ///
+    /// # Errors
+    /// An output cannot be written.
+    pub(crate) fn write(&mut self, gathered: Salvage) -> anyhow::Result<Outcome> {
+        let style = ProgressStyle::with_template("{bar:40} {pos}/{len} blocks {eta}");
+        let bar = ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let outcome = repair::repair(gathered, &self.devices, &|done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        })?;
+        bar.finish_and_clear();
+        self.keep = true;
+        Ok(outcome)
+    }
+
+    /// Their paths, for people.
+    pub(crate) fn names(&self) -> String {
+        self.devices.iter().map(|o| o.path().display().to_string()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A new spare must be empty.
+fn refuse_full(output: &Device) -> anyhow::Result<()> {
+    let path = output.path().display();
+    let holds = match remap_runtime::examine(std::slice::from_ref(output), true) {
+        Err(RecoveryError::NoMetadata { .. }) => match &output.identity().content_uuid {
+            None => return Ok(()),
+            Some(found) => format!("something ({found})"),
+        },
+        Ok(found) => format!("volume '{}'", found.superblock.name),
+        Err(_) => "metadata of a volume".to_owned(),
+    };
+    let text = format!("{path}: holds {holds}; give an empty output, or use --force to overwrite it");
+    Err(refusal(Exit::Busy, text))
+}
