@@ -228,7 +228,9 @@ impl View {
     }
 
     fn first_moving(&self, block: u64, end: u64) -> Option<u64> {
-        self.moving.iter().map(|m| m.load(Ordering::Relaxed)).filter(|m| (block..end).contains(m)).min()
+        // A place that was given up, even to another block, shows what became of the block that had it.
+        let places = self.moving.iter().map(|m| m.load(Ordering::Acquire));
+        places.filter(|m| (block..end).contains(m)).min()
     }
 
     /// End of the run of regions without entries that starts at `block`; `block` itself if its region has some.
@@ -336,7 +338,8 @@ impl View {
     /// Publishes that job `index` moves `block`: from now on readers leave it to the owner.
     pub(crate) fn begin_move(&self, index: usize, block: Block) {
         if let Some(place) = self.moving.get(index) {
-            place.store(block.0, Ordering::Relaxed);
+            place.store(block.0, Ordering::Release);
+            // Who sees the count sees the place. C11 does not rest on it, but on the fences around a grace call.
             self.moving_count.fetch_add(1, Ordering::Release);
         }
     }
@@ -344,7 +347,7 @@ impl View {
     /// The move of job `index` is over.
     pub(crate) fn end_move(&self, index: usize) {
         if let Some(place) = self.moving.get(index) {
-            place.store(NOWHERE, Ordering::Relaxed);
+            place.store(NOWHERE, Ordering::Release);
             self.moving_count.fetch_sub(1, Ordering::Release);
         }
     }
