@@ -43,6 +43,7 @@ const LANES: &[Lane] = &[
     Lane { name: "no-std", about: "the pure crates without std", run: no_std },
     Lane { name: "tests", about: "unit and integration tests", run: |stage| stage.tests(Which::Plain) },
     Lane { name: "doc-tests", about: "examples in the documentation", run: doc_tests },
+    Lane { name: "models", about: "lock-free code under loom and shuttle", run: models },
     Lane { name: "canaries", about: "the simulator finds broken cores", run: canaries },
     Lane { name: "simulator", about: "a fixed set of seeds", run: simulator },
     Lane { name: "fuzz", about: "every fuzz target: what is in the tree, then a short search", run: fuzzing },
@@ -266,6 +267,22 @@ fn canaries(stage: &Stage<'_>) -> Result<Verdict> {
         verdict.note = format!("{} broken cores", verdict.tally.passed);
     }
     Ok(verdict)
+}
+
+/// The checkers replace the atomics of the crates that they look at, so each has its own build.
+fn models(stage: &Stage<'_>) -> Result<Verdict> {
+    let mut whole = Verdict { good: true, note: String::new(), tally: Tally::default() };
+    for checker in ["loom", "shuttle"] {
+        let (flags, target) = (format!("--cfg {checker}"), stage.root.join("target").join(checker));
+        let args =
+            ["test", "--release", "--locked", "--lib", "-p", "remap-core", "models::", "--", "--nocapture"];
+        let set = [("RUSTFLAGS", flags.as_str()), ("CARGO_TARGET_DIR", &target.to_string_lossy())];
+        let verdict = stage.cargo_with(10, &args, &set)?;
+        whole.good &= verdict.good;
+        whole.note.push_str(&verdict.note);
+        whole.tally += verdict.tally;
+    }
+    Ok(whole)
 }
 
 fn simulator(stage: &Stage<'_>) -> Result<Verdict> {

@@ -177,7 +177,8 @@ fn no_std(package: &Package, findings: &mut Vec<String>) -> Result<()> {
         findings.push(format!("layers: {}: no `#![no_std]`", lib.display()));
     }
     for file in crate::tidy::files(&package.folder.join("src"), &["rs"])? {
-        let test = file.file_stem().is_some_and(|stem| stem == "tests")
+        // Models are built for a model checker only, never for a program.
+        let test = file.file_stem().is_some_and(|stem| stem == "tests" || stem == "models")
             || file.components().any(|part| part.as_os_str() == "tests");
         if test {
             continue;

@@ -56,7 +56,7 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_macros))]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, loom, shuttle))]
 extern crate std;
 
 pub mod canary;
@@ -67,6 +67,7 @@ pub mod op;
 pub mod pool;
 #[allow(clippy::disallowed_methods, clippy::disallowed_macros)]
 pub mod recovery;
+pub mod sync;
 pub mod table;
 pub mod units;
 pub mod view;

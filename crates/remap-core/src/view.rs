@@ -9,19 +9,21 @@
 
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
-use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 use once_cell::race::OnceBox;
 use remap_format::{Entry, EntryState};
 
 use crate::memory::{self, NoMemory};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Edge, Ordering, spin_loop};
 use crate::table::LEAF_ENTRIES;
 use crate::units::{Block, Slot};
 
+/// A checker can follow little state, but all of it.
+const MODEL: bool = cfg!(any(loom, shuttle));
 /// Repeats of a look-up that met a change.
-pub const RETRIES: u32 = 64;
+pub const RETRIES: u32 = if MODEL { 1 } else { 64 };
 /// Blocks that can be moving at the same time.
-pub const MAX_MOVING: usize = 64;
+pub const MAX_MOVING: usize = if MODEL { 2 } else { 64 };
 /// Most bits in the summary (1 MiB of them).
 const MAX_REGIONS: u64 = 1 << 23;
 /// Least blocks in a region.
@@ -75,7 +77,7 @@ struct Chunks<T> {
 }
 
 impl<T> Chunks<T> {
-    const FIRST: usize = 16;
+    const FIRST: usize = if MODEL { 1 } else { 16 };
 
     fn empty() -> Self {
         Self { chunks: core::array::from_fn(|_| OnceBox::new()) }
@@ -171,7 +173,7 @@ pub(crate) struct Change<'view>(&'view View);
 impl Drop for Change<'_> {
     fn drop(&mut self) {
         let version = self.0.version.load(Ordering::Relaxed);
-        self.0.version.store(version.wrapping_add(1), Ordering::Release);
+        self.0.version.store(version.wrapping_add(1), Edge::ChangeEnded.order(Ordering::Release));
     }
 }
 
@@ -202,7 +204,7 @@ impl View {
     pub fn first(&self, block: Block, end: Block) -> Stretch {
         let (block, mut end) = (block.0, end.0);
         debug_assert!(block < end, "an empty range has no stretch");
-        if self.moving_count.load(Ordering::Acquire) != 0 {
+        if self.moving_count.load(Edge::MovingCounted.order(Ordering::Acquire)) != 0 {
             match self.first_moving(block, end) {
                 Some(moving) if moving == block => return Stretch { blocks: 1, placement: Placement::Slow },
                 Some(moving) => end = moving,
@@ -214,22 +216,22 @@ impl View {
             return Stretch { blocks: unmarked - block, placement: Placement::Main };
         }
         for _ in 0..RETRIES {
-            let before = self.version.load(Ordering::Acquire);
+            let before = self.version.load(Edge::LookupBegun.order(Ordering::Acquire));
             if before & 1 == 0 {
                 let found = self.search(block);
-                fence(Ordering::Acquire);
+                Edge::LookupEnded.fence(Ordering::Acquire);
                 if self.version.load(Ordering::Relaxed) == before {
                     return stretch_of(found, block, end);
                 }
             }
-            core::hint::spin_loop();
+            spin_loop();
         }
         Stretch { blocks: end - block, placement: Placement::Slow }
     }
 
     fn first_moving(&self, block: u64, end: u64) -> Option<u64> {
         // A place that was given up, even to another block, shows what became of the block that had it.
-        let places = self.moving.iter().map(|m| m.load(Ordering::Acquire));
+        let places = self.moving.iter().map(|m| m.load(Edge::MovingRead.order(Ordering::Acquire)));
         places.filter(|m| (block..end).contains(m)).min()
     }
 
@@ -273,7 +275,7 @@ impl View {
     pub(crate) fn change(&self) -> Change<'_> {
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version.wrapping_add(1), Ordering::Relaxed);
-        fence(Ordering::Release);
+        Edge::ChangeBegun.fence(Ordering::Release);
         Change(self)
     }
 
@@ -338,7 +340,7 @@ impl View {
     /// Publishes that job `index` moves `block`: from now on readers leave it to the owner.
     pub(crate) fn begin_move(&self, index: usize, block: Block) {
         if let Some(place) = self.moving.get(index) {
-            place.store(block.0, Ordering::Release);
+            place.store(block.0, Edge::MoveEnded.order(Ordering::Release));
             // Who sees the count sees the place. C11 does not rest on it, but on the fences around a grace call.
             self.moving_count.fetch_add(1, Ordering::Release);
         }
@@ -347,8 +349,8 @@ impl View {
     /// The move of job `index` is over.
     pub(crate) fn end_move(&self, index: usize) {
         if let Some(place) = self.moving.get(index) {
-            place.store(NOWHERE, Ordering::Release);
-            self.moving_count.fetch_sub(1, Ordering::Release);
+            place.store(NOWHERE, Edge::MoveEnded.order(Ordering::Release));
+            self.moving_count.fetch_sub(1, Edge::LastMoveEnded.order(Ordering::Release));
         }
     }
 }
@@ -365,3 +367,6 @@ fn stretch_of(found: Option<HotEntry>, block: u64, end: u64) -> Stretch {
     };
     Stretch { blocks, placement }
 }
+
+#[cfg(all(test, any(loom, shuttle)))]
+mod models;
