@@ -6,6 +6,7 @@
 
 mod geometry;
 pub mod history;
+mod newer;
 mod replay;
 pub mod rollback;
 mod scan;
@@ -155,6 +156,14 @@ pub enum RecoveryError {
         "journal record {generation} is damaged in every copy; nothing was changed (see 'metadata repair')"
     )]
     JournalHole {
+        /// Its generation.
+        generation: u64,
+    },
+    /// Records show that a newer checkpoint was in use, but no copy names it any more.
+    #[error(
+        "the table of generation {generation} was in use, but no copy names it any more; nothing was changed (see 'metadata repair')"
+    )]
+    CheckpointLost {
         /// Its generation.
         generation: u64,
     },

@@ -119,6 +119,19 @@ impl Record {
         })
     }
 
+    /// What the bytes say of themselves, if they begin like a record: nothing of it is proved before they decode with it.
+    #[must_use]
+    pub fn claimed(bytes: &[u8]) -> Option<RecordHeader> {
+        let (raw, _) = RawRecordHeader::read_from_prefix(bytes).ok()?;
+        (raw.magic == MAGIC).then(|| RecordHeader {
+            volume: raw.volume,
+            copy: raw.copy,
+            position: raw.position.get(),
+            checkpoint: raw.checkpoint.get(),
+            generation: raw.generation.get(),
+        })
+    }
+
     /// Reads a record from the front of `bytes`, the journal from `expected.position` on; its generation must be
     /// `expected.generation`.
     ///

@@ -20,7 +20,7 @@ use crate::pool::SparePool;
 use crate::table::Table;
 
 /// How far behind the end of a journal records are looked for that should not be there.
-const LOOK_AHEAD: u32 = 4 * MAX_RECORD_PAGES as u32;
+pub(super) const LOOK_AHEAD: u32 = 4 * MAX_RECORD_PAGES as u32;
 
 /// Recovery once it is known which volume and which devices.
 pub(super) struct Session<'r> {
@@ -217,6 +217,7 @@ impl<'r> Session<'r> {
         let mut walk = self.walk(table, pool);
         while self.step(&mut walk)?.is_some() {}
         self.refuse_hole(&mut walk.windows, &walk.state)?;
+        self.refuse_newer()?;
         self.finish(walk)
     }
 
@@ -364,7 +365,7 @@ impl<'r> Session<'r> {
 
 /// The journal around a position, read ahead.
 #[derive(Default)]
-struct Window {
+pub(super) struct Window {
     first: u32,
     bytes: Vec<u8>,
     /// Pages that could not be read; their bytes are zero.
@@ -375,7 +376,12 @@ impl Window {
     const PAGES: u32 = 128;
 
     /// The journal's bytes from `position` on: a whole record, or up to the journal's end.
-    fn at(&mut self, session: &mut Session<'_>, copy: usize, position: u32) -> Result<&[u8], (Flaw, u64)> {
+    pub(super) fn at(
+        &mut self,
+        session: &mut Session<'_>,
+        copy: usize,
+        position: u32,
+    ) -> Result<&[u8], (Flaw, u64)> {
         let journal_end = session.shape.journal_pages;
         let need_end = position.saturating_add(MAX_RECORD_PAGES as u32).min(journal_end);
         let have_end = self.first + (self.bytes.len() / PAGE_SIZE) as u32;
