@@ -14,7 +14,7 @@ use crate::scenario::{Faults, Scenario, spare_sizes};
 use crate::world::World;
 use crate::{Checked, Rule};
 
-pub use lives::all;
+pub use lives::{all, volume_on};
 
 /// One thing that is done.
 #[derive(Clone, Debug)]

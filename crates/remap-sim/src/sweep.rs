@@ -2,7 +2,10 @@
 //!
 //! Invariant: a sweep is the same in every run; it ends at the first violation and says how to see it again.
 
+pub mod copies;
 pub mod crash;
+pub mod image;
+pub mod model;
 mod options;
 
 use crate::Violation;

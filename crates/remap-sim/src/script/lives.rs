@@ -8,6 +8,7 @@ use remap_format::{Cause, Policy};
 
 use super::{Act, Script, Shape, extent};
 use crate::disk::Bad;
+use crate::scenario::Scenario;
 
 /// Sectors of a block in all scripts but one.
 const B: u64 = 8;
@@ -65,6 +66,12 @@ pub fn all() -> Vec<Script> {
         script("power-cuts", PLAIN, power_cuts()),
         script("large-table", Shape { block_shift: 9, blocks: 120, slots: 80, ..PLAIN }, large_table()),
     ]
+}
+
+/// A small volume on so many spares, for sweeps of its metadata.
+#[must_use]
+pub fn volume_on(spares: usize) -> Scenario {
+    Shape { spares, ..PLAIN }.scenario()
 }
 
 fn request(kind: RequestKind, start: u64, sectors: u64) -> Vec<Act> {

@@ -10,7 +10,8 @@ use remap_core::units::{Block, Extent, Sector, Slot};
 use remap_format::{Entry, EntryState};
 
 use super::{Life, World};
-use crate::disk::Bad;
+use crate::disk::{Bad, SimDisk};
+use crate::sweep::image::Image;
 use crate::{Checked, Rule};
 
 impl World {
@@ -43,6 +44,15 @@ impl World {
     #[must_use]
     pub fn generation(&self) -> Option<u64> {
         self.life.as_ref().map(|l| l.engine.generation())
+    }
+
+    /// What is durable on the spares.
+    #[must_use]
+    pub fn image(&self) -> Image {
+        let whole =
+            |disk: &SimDisk| Extent::new(Sector(0), disk.sectors()).map(|e| disk.durable(&e).to_vec());
+        let spares = self.disks.iter().skip(1).filter_map(whole).collect();
+        Image { volume: self.volume.clone(), spares, unreadable: Vec::new() }
     }
 
     /// Time passes.
