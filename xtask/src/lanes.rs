@@ -16,8 +16,8 @@ use crate::{fuzz, layers, run, tidy};
 /// Integration tests with real clients are named so.
 const CLIENTS: &str = "clients_";
 
-/// The one of them that mounts file systems.
-const CRASH: &str = "clients_crash";
+/// Kills of the real server on each of raw, ext4, xfs and btrfs, without and with a cache that loses what was not flushed.
+const KILLS: &str = "15";
 
 /// Seeds of the simulator that every run takes.
 const SEEDS: &str = "0..400";
@@ -54,8 +54,8 @@ const LANES: &[Lane] = &[
     },
     Lane {
         name: "crash",
-        about: "kill -9 under ext4, xfs and btrfs",
-        run: |stage| stage.tests(Which::Crash),
+        about: "kill -9 and power cuts of the real server: raw, ext4, xfs, btrfs",
+        run: crash,
     },
 ];
 
@@ -63,7 +63,6 @@ const LANES: &[Lane] = &[
 enum Which {
     Plain,
     Clients,
-    Crash,
 }
 
 /// How a lane ended.
@@ -186,14 +185,9 @@ impl Stage<'_> {
     fn with_nextest(&self, which: Which) -> Result<Verdict> {
         let wanted = match which {
             Which::Plain => format!("not binary(/^{CLIENTS}/)"),
-            Which::Clients => format!("binary(/^{CLIENTS}/) and not binary(={CRASH})"),
-            Which::Crash => format!("binary(={CRASH})"),
+            Which::Clients => format!("binary(/^{CLIENTS}/)"),
         };
-        let mut args =
-            vec!["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--filterset", &wanted];
-        if which == Which::Crash {
-            args.extend(["--run-ignored", "all"]);
-        }
+        let args = ["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--filterset", &wanted];
         self.cargo(30, &args)
     }
 
@@ -203,18 +197,10 @@ impl Stage<'_> {
             args.extend(["--lib", "--bins"]);
         }
         for name in self.packages.iter().flat_map(|package| &package.tests) {
-            let is = match name.as_str() {
-                CRASH => Which::Crash,
-                name if name.starts_with(CLIENTS) => Which::Clients,
-                _ => Which::Plain,
-            };
+            let is = if name.starts_with(CLIENTS) { Which::Clients } else { Which::Plain };
             if is == which {
                 args.extend(["--test", name]);
             }
-        }
-        if which == Which::Crash {
-            // The file systems share the machine's loop devices and its two cores.
-            args.extend(["--", "--include-ignored", "--test-threads=1"]);
         }
         self.cargo(30, &args)
     }
@@ -300,4 +286,18 @@ fn simulator(stage: &Stage<'_>) -> Result<Verdict> {
 fn fuzzing(stage: &Stage<'_>) -> Result<Verdict> {
     let (good, executions) = fuzz::run(stage.root, &fuzz::FuzzArgs::short())?;
     Ok(Verdict { good, note: format!("{executions} executions"), tally: Tally::default() })
+}
+
+fn crash(stage: &Stage<'_>) -> Result<Verdict> {
+    // In a run of its own, so that the product is built as its users build it.
+    let built = stage.cargo(20, &["build", "--locked", "--package", "dm-remap"])?;
+    if !built.good {
+        return Ok(built);
+    }
+    let args = ["run", "--locked", "--package", "remap-chaos", "--", "run", "--kills", KILLS];
+    let mut verdict = stage.cargo(25, &[&args[..], &["--seconds-between", "0.1..0.8"]].concat())?;
+    if verdict.good {
+        verdict.note = format!("{KILLS} kills each");
+    }
+    Ok(verdict)
 }

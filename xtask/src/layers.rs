@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// Crate, level, and whether it may hold `unsafe` in modules that say so. A crate uses only crates of lower levels.
-const LEVELS: [(&str, u8, bool); 10] = [
+const LEVELS: [(&str, u8, bool); 11] = [
     ("remap-format", 0, false),
     ("remap-core", 1, false),
     ("remap-io", 2, true),
@@ -21,6 +21,7 @@ const LEVELS: [(&str, u8, bool); 10] = [
     ("remap-api", 4, false),
     ("remap-sim", 5, false),
     ("dm-remap", 5, false),
+    ("remap-chaos", 6, false),
 ];
 
 /// A simulated world must hold no clock, thread or device, so it stays with the pure crates.
@@ -30,7 +31,7 @@ const PURE_ONLY: [&str; 1] = ["remap-sim"];
 const WALLS: [(&str, &[&str]); 3] = [
     ("io-uring", &["remap-io", "remap-ublk"]),
     ("serde_json", &["dm-remap", "remap-api", "xtask"]),
-    ("clap", &["dm-remap", "remap-sim", "xtask"]),
+    ("clap", &["dm-remap", "remap-chaos", "remap-sim", "xtask"]),
 ];
 
 /// Crates that a kernel uses too.

@@ -4,7 +4,6 @@
 //! here says why: in the file that `DM_REMAP_SKIPS` names, or by failing when `CI=true`.
 #![allow(dead_code, unused_imports, reason = "each test file uses its part of the lab")]
 
-pub(crate) mod mounted;
 pub(crate) mod needs;
 pub(crate) mod server;
 pub(crate) mod tool;

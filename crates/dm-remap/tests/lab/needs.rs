@@ -5,14 +5,14 @@
 use std::env;
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Python of the system: the one that Debian's packages extend.
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
 
-/// True when all of these are there; otherwise the test is to return. A need is the name of a program, or one of
-/// `python-nbd` (libnbd's binding), `root`, `fuse`, `loop`, `fs:NAME` (a file system that the kernel mounts).
+/// True when all of these are there; otherwise the test is to return. A need is the name of a program, or `python-nbd`
+/// (libnbd's binding).
 #[must_use]
 pub(crate) fn can(needs: &[&str]) -> bool {
     let missing: Vec<String> = needs.iter().filter(|need| !has(need)).map(|need| explain(need)).collect();
@@ -38,35 +38,15 @@ pub(crate) fn skip(reason: &str) {
 fn has(need: &str) -> bool {
     match need {
         "python-nbd" => succeeds(PYTHON, &["-c", "import nbd"]),
-        "root" => rustix::process::geteuid().is_root(),
-        "fuse" => OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok(),
-        "loop" => Path::new("/dev/loop-control").exists(),
-        _ => match need.strip_prefix("fs:") {
-            Some(name) => mounts(name),
-            None => find(need).is_some(),
-        },
+        _ => find(need).is_some(),
     }
 }
 
 fn explain(need: &str) -> String {
     match need {
         "python-nbd" => "python3-libnbd is not installed".to_owned(),
-        "root" => "needs root".to_owned(),
-        "fuse" => "/dev/fuse cannot be opened".to_owned(),
-        "loop" => "there is no /dev/loop-control".to_owned(),
-        _ => match need.strip_prefix("fs:") {
-            Some(name) => format!("the kernel does not mount {name}"),
-            None => format!("`{need}` is not installed (`cargo xtask tools` installs it)"),
-        },
+        _ => format!("`{need}` is not installed (`cargo xtask tools` installs it)"),
     }
-}
-
-fn mounts(name: &str) -> bool {
-    let known = || {
-        let list = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-        list.lines().any(|line| line.split_whitespace().last() == Some(name))
-    };
-    known() || (succeeds("modprobe", &[name]) && known())
 }
 
 fn succeeds(program: &str, args: &[&str]) -> bool {

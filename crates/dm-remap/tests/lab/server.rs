@@ -7,10 +7,10 @@ use std::fs::{self, OpenOptions};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::mounted::wait_until;
 use super::{Lab, NAME};
 
 /// `dm-remap serve` on the devices of a lab.
@@ -19,6 +19,9 @@ pub(crate) struct Server {
     socket: PathBuf,
     log: PathBuf,
 }
+
+/// Longest wait for nbdkit to be ready.
+const READY: Duration = Duration::from_secs(30);
 
 /// Lines of the log that a failed test shows.
 const LOG_LINES: usize = 25;
@@ -129,9 +132,11 @@ pub(crate) fn nbdkit<A: AsRef<OsStr>>(lab: &Lab, name: &str, args: impl IntoIter
     let child = command.args(args).stdin(Stdio::null()).spawn().expect("nbdkit starts");
     let mut nbdkit = Nbdkit { child, socket };
     // It writes this file when it takes connections.
-    wait_until("nbdkit", || {
+    let begin = Instant::now();
+    while !pid_file.exists() {
         assert!(matches!(nbdkit.child.try_wait(), Ok(None)), "nbdkit ended before it was ready");
-        pid_file.exists()
-    });
+        assert!(begin.elapsed() < READY, "nbdkit is not ready after {READY:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     nbdkit
 }
