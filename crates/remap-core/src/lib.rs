@@ -65,7 +65,6 @@ pub mod engine;
 pub mod memory;
 pub mod op;
 pub mod pool;
-#[allow(clippy::disallowed_methods, clippy::disallowed_macros)]
 pub mod recovery;
 pub mod sync;
 pub mod table;

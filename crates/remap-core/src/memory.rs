@@ -28,6 +28,13 @@ pub(crate) fn queue<T>(room: usize) -> Result<VecDeque<T>, NoMemory> {
     Ok(queue)
 }
 
+/// A list of the same values.
+pub(crate) fn copy<T: Copy>(values: &[T]) -> Result<Vec<T>, NoMemory> {
+    let mut copy = list(values.len())?;
+    extend(&mut copy, values.len(), values.iter().copied());
+    Ok(copy)
+}
+
 /// `len` zero bytes.
 pub(crate) fn zeroes(len: usize) -> Result<Vec<u8>, NoMemory> {
     let mut bytes = list(len)?;

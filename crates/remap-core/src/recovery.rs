@@ -16,13 +16,13 @@ use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use remap_format::layout::{self, CopyShape};
-use remap_format::{DecodeError, Entry, EntryState, MAX_SPARES, Superblock, SuperblockFlags};
+use remap_format::{COPIES, DecodeError, Entry, EntryState, MAX_SPARES, Superblock, SuperblockFlags};
 
 use self::replay::Session;
 use self::scan::{match_devices, newest_superblock};
 use crate::canary::Planted;
 use crate::elect::ElectionError;
-use crate::memory::NoMemory;
+use crate::memory::{self, NoMemory};
 use crate::op::Fault;
 use crate::pool::{ClaimError, SparePool};
 use crate::table::Table;
@@ -35,6 +35,9 @@ pub trait SpareReader {
     /// # Errors
     /// The device's fault.
     fn read(&mut self, spare: usize, offset: u64, into: &mut [u8]) -> Result<(), Fault>;
+
+    /// For recovery's own use: there was no memory for something that it read, so it ends with [`RecoveryError::Memory`].
+    fn starve(&mut self) {}
 
     /// A way to break the contract on purpose; nothing, unless the simulator says so.
     fn planted(&self) -> Planted {
@@ -169,10 +172,65 @@ pub enum RecoveryError {
     },
     /// The table contradicts itself.
     #[error("the table is not consistent: {0}")]
-    Inconsistent(String),
+    Inconsistent(Inconsistency),
     /// Out of memory.
     #[error(transparent)]
     Memory(#[from] NoMemory),
+}
+
+/// What contradicts what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Inconsistency {
+    /// Two superblocks of one volume.
+    #[error("superblocks name different spares")]
+    Spares,
+    /// The superblock and the sizes of the spares.
+    #[error("the metadata do not fit on the spares")]
+    Places,
+    /// The checkpoint and the superblock.
+    #[error("{found} entries where the superblock says {expected}")]
+    Count {
+        /// Entries that there are.
+        found: u64,
+        /// Entries that there should be.
+        expected: u64,
+    },
+    /// An entry and the slots.
+    #[error("entry at block {block}: {error}")]
+    Slots {
+        /// Its first block.
+        block: u64,
+        /// What is wrong with its slots.
+        error: ClaimError,
+    },
+    /// An entry that says that there is none.
+    #[error("entry at block {block}: an absent entry in a table")]
+    Absent {
+        /// Its first block.
+        block: u64,
+    },
+    /// An entry and the main device.
+    #[error("entry at block {block} lies behind the end of the main device")]
+    BehindEnd {
+        /// Its first block.
+        block: u64,
+    },
+    /// Two entries.
+    #[error("entry at block {block}: overlaps another entry")]
+    Overlap {
+        /// The first block of one of them.
+        block: u64,
+    },
+}
+
+impl From<Inconsistency> for RecoveryError {
+    fn from(what: Inconsistency) -> Self {
+        match what {
+            Inconsistency::Slots { error: ClaimError::Memory(no_memory), .. } => Self::Memory(no_memory),
+            _ => Self::Inconsistent(what),
+        }
+    }
 }
 
 /// A volume whose metadata were read and believed.
@@ -208,10 +266,10 @@ impl Recovered {
     /// # Errors
     /// Memory, or entries that contradict each other.
     pub fn fresh(superblock: Superblock, entries: &[Entry]) -> Result<Self, RecoveryError> {
-        let sizes: Vec<u64> = superblock.spares.iter().map(|s| s.size).collect();
-        let copies = layout::copy_places(&sizes)
-            .iter()
-            .map(|place| CopyReport {
+        let sizes = spare_sizes(&superblock);
+        let mut copies = memory::list(usize::from(COPIES))?;
+        for place in layout::copy_places(&sizes) {
+            let report = CopyReport {
                 copy: place.copy,
                 spare: place.spare,
                 start: place.start,
@@ -219,8 +277,9 @@ impl Recovered {
                 flaw: Some((Flaw::Damaged(DecodeError::Magic("superblock")), place.start)),
                 superblock_page: None,
                 area: None,
-            })
-            .collect();
+            };
+            memory::push(&mut copies, report);
+        }
         let mut table =
             Table::create(main_blocks(&superblock))?.with_block_sectors(superblock.block_sectors());
         let mut pool = empty_pool(&superblock)?;
@@ -228,7 +287,8 @@ impl Recovered {
             install(&superblock, &mut table, &mut pool, entry)?;
         }
         let generation = superblock.generation;
-        let devices = (0..superblock.spares.len()).collect();
+        let mut devices = memory::list(superblock.spares.len())?;
+        memory::extend(&mut devices, superblock.spares.len(), 0..superblock.spares.len());
         Ok(Self {
             superblock,
             devices,
@@ -261,15 +321,21 @@ pub(crate) fn spare_sizes(superblock: &Superblock) -> ArrayVec<u64, MAX_SPARES> 
     sizes
 }
 
+/// The same superblock once more.
+fn copy_of(superblock: &Superblock) -> Result<Superblock, NoMemory> {
+    superblock.try_clone().map_err(|_| NoMemory)
+}
+
 pub(crate) fn empty_pool(superblock: &Superblock) -> Result<SparePool, NoMemory> {
     let sizes = spare_sizes(superblock);
     let block_size = u64::from(superblock.block_size());
     let mut pool = SparePool::default();
     for (index, spare) in (0u8..).zip(&superblock.spares) {
-        let metadata: Vec<(u64, u64)> = layout::metadata_ranges(&sizes, index, &shape_of(superblock))
-            .iter()
-            .map(|(start, len)| (start / block_size, (start + len).div_ceil(block_size)))
-            .collect();
+        let mut metadata = layout::metadata_ranges(&sizes, index, &shape_of(superblock));
+        for range in &mut metadata {
+            let (start, len) = *range;
+            *range = (start / block_size, (start + len).div_ceil(block_size));
+        }
         pool.add_spare(spare.slots, &metadata)?;
     }
     Ok(pool)
@@ -282,25 +348,20 @@ fn install(
     pool: &mut SparePool,
     entry: &Entry,
 ) -> Result<(), RecoveryError> {
-    let wrong = |why: &dyn core::fmt::Display| {
-        RecoveryError::Inconsistent(alloc::format!("entry at block {}: {why}", entry.block))
-    };
+    let block = entry.block;
     if matches!(entry.state, EntryState::Remapped | EntryState::Retired) {
-        pool.claim(entry).map_err(|error| match error {
-            ClaimError::Memory(no_memory) => RecoveryError::Memory(no_memory),
-            other => wrong(&other),
-        })?;
+        pool.claim(entry).map_err(|error| Inconsistency::Slots { block, error })?;
     }
     match entry.state {
         EntryState::Retired => return Ok(()),
-        EntryState::Absent => return Err(wrong(&"an absent entry in a table")),
+        EntryState::Absent => return Err(Inconsistency::Absent { block }.into()),
         EntryState::Pending | EntryState::Remapped => {}
     }
     if entry.end() > main_blocks(superblock) {
-        return Err(wrong(&"lies behind the end of the main device"));
+        return Err(Inconsistency::BehindEnd { block }.into());
     }
-    if table.next_from(Block(entry.block)).is_some_and(|e| e.block < entry.end()) {
-        return Err(wrong(&"overlaps another entry"));
+    if table.next_from(Block(block)).is_some_and(|e| e.block < entry.end()) {
+        return Err(Inconsistency::Overlap { block }.into());
     }
     table.apply(entry)?;
     Ok(())
@@ -317,10 +378,19 @@ pub fn recover(
     sizes: &[u64],
     released_too: bool,
 ) -> Result<Recovered, RecoveryError> {
-    let mut watched = Watched { reader, path: None };
-    let outcome = recover_from(&mut watched, sizes, released_too);
+    watch(reader, |reader| recover_from(reader, sizes, released_too))
+}
+
+/// Runs `job`; a path that failed meanwhile, or memory that was refused, is the only answer: what was found without the rest may
+/// be older than what there is.
+fn watch<T>(
+    reader: &mut dyn SpareReader,
+    job: impl FnOnce(&mut dyn SpareReader) -> Result<T, RecoveryError>,
+) -> Result<T, RecoveryError> {
+    let mut watched = Watched { reader, path: None, starved: false };
+    let outcome = job(&mut watched);
     match watched.path {
-        Some((_, Fault::NoMemory)) => Err(NoMemory.into()),
+        _ if watched.starved => Err(NoMemory.into()),
         Some((spare, fault)) => Err(RecoveryError::Unreachable { spare, fault }),
         None => outcome,
     }
@@ -330,16 +400,22 @@ pub fn recover(
 struct Watched<'r> {
     reader: &'r mut dyn SpareReader,
     path: Option<(usize, Fault)>,
+    starved: bool,
 }
 
 impl SpareReader for Watched<'_> {
     fn read(&mut self, spare: usize, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
         self.reader.read(spare, offset, into).inspect_err(|&fault| {
-            // A time-out may be a bad sector that the drive does not give up on; these never are.
-            if matches!(fault, Fault::Transport | Fault::Gone | Fault::NoMemory) {
+            // A time-out may be a bad sector that the drive does not give up on; these two never are.
+            if matches!(fault, Fault::Transport | Fault::Gone) {
                 self.path.get_or_insert((spare, fault));
             }
+            self.starved |= fault == Fault::NoMemory;
         })
+    }
+
+    fn starve(&mut self) {
+        self.starved = true;
     }
 
     fn planted(&self) -> Planted {
@@ -363,11 +439,11 @@ fn recover_from(
             return Err(RecoveryError::SpareShrank { spare, found, expected: record.size });
         }
     }
-    let mut session = Session::begin(reader, devices.clone(), superblock.clone(), None)?;
+    let mut session = Session::begin(reader, memory::copy(&devices)?, copy_of(&superblock)?, None)?;
     let entries = match session.read_checkpoint() {
         Err(lost @ RecoveryError::TableLost { .. }) if session.journal_is_empty() => {
             let generation = session.generation();
-            return recover_before(reader, devices, superblock, generation).ok_or(lost);
+            return recover_before(reader, devices, superblock, generation)?.ok_or(lost);
         }
         other => other?,
     };
@@ -382,19 +458,30 @@ fn recover_before(
     devices: Vec<usize>,
     newest: Superblock,
     lost: u64,
-) -> Option<Recovered> {
-    let mut session = Session::begin(reader, devices, newest, Some(lost)).ok()?;
-    let entries = session.read_checkpoint().ok()?;
-    let (table, pool) = session.build(&entries).ok()?;
-    let mut recovered = session.replay(table, pool).ok()?;
+) -> Result<Option<Recovered>, RecoveryError> {
+    let replayed = Session::begin(reader, devices, newest, Some(lost)).and_then(|mut session| {
+        let entries = session.read_checkpoint()?;
+        let (table, pool) = session.build(&entries)?;
+        session.replay(table, pool)
+    });
+    let Some(mut recovered) = if_readable(replayed)? else { return Ok(None) };
     let steps = lost.wrapping_sub(recovered.generation);
     // A checkpoint follows its journal by one; by GIVEN_UP if a record in between was given up, and then not from that record.
     if steps != 1 && steps != GIVEN_UP {
-        return None;
+        return Ok(None);
     }
     recovered.generation = lost;
     recovered.needs_repair = true;
-    Some(recovered)
+    Ok(Some(recovered))
+}
+
+/// `None` for what cannot be read or contradicts itself; no memory is another matter.
+fn if_readable<T>(outcome: Result<T, RecoveryError>) -> Result<Option<T>, RecoveryError> {
+    match outcome {
+        Ok(found) => Ok(Some(found)),
+        Err(memory @ RecoveryError::Memory(_)) => Err(memory),
+        Err(_) => Ok(None),
+    }
 }
 
 /// How far a checkpoint that stands for a record given up is ahead of the last record that counts. More than two, so that from

@@ -66,6 +66,9 @@ pub enum DecodeError {
         /// Its value.
         value: u64,
     },
+    /// There was no memory for the value: nothing is said about the bytes.
+    #[error("{0}: out of memory")]
+    Memory(&'static str),
 }
 
 /// Is generation `a` newer than `b`? Serial-number arithmetic (as in RFC 1982): right across a wrap of 2^64.

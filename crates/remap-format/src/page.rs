@@ -142,7 +142,7 @@ pub(crate) fn decode_entries(
 ) -> Result<Vec<Entry>, DecodeError> {
     let mut entries = Vec::new();
     let no_room = DecodeError::Field { what, field: "count", value: count as u64 };
-    entries.try_reserve_exact(count).map_err(|_| no_room)?;
+    entries.try_reserve_exact(count).map_err(|_| DecodeError::Memory(what))?;
     let used = count * ENTRY_SIZE;
     for raw in body.chunks_exact(ENTRY_SIZE).take(count) {
         let raw = RawEntry::read_from_bytes(raw).map_err(|_| no_room)?;

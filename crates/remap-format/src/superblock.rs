@@ -249,7 +249,29 @@ fn untext(bytes: &[u8; TEXT_LEN], field: &'static str) -> Result<String, DecodeE
     if rest.iter().any(|&b| b != 0) {
         return Err(impossible(field, len as u64));
     }
-    core::str::from_utf8(used).map(String::from).map_err(|e| impossible(field, e.valid_up_to() as u64))
+    let used = core::str::from_utf8(used).map_err(|e| impossible(field, e.valid_up_to() as u64))?;
+    owned(used)
+}
+
+/// A text of its own; with an allocator that may refuse it.
+fn owned(text: &str) -> Result<String, DecodeError> {
+    let mut out = String::new();
+    out.try_reserve_exact(text.len()).map_err(|_| DecodeError::Memory(WHAT))?;
+    out.push_str(text);
+    Ok(out)
+}
+
+impl MainIdentity {
+    fn try_clone(&self) -> Result<Self, DecodeError> {
+        Ok(Self {
+            size: self.size,
+            logical_block: self.logical_block,
+            wwn: owned(&self.wwn)?,
+            serial: owned(&self.serial)?,
+            model: owned(&self.model)?,
+            content_uuid: owned(&self.content_uuid)?,
+        })
+    }
 }
 
 impl Superblock {
@@ -263,6 +285,17 @@ impl Superblock {
     #[must_use]
     pub fn block_sectors(&self) -> u32 {
         self.block_size() / 512
+    }
+
+    /// The same once more, with an allocator that may refuse it.
+    ///
+    /// # Errors
+    /// [`DecodeError::Memory`].
+    pub fn try_clone(&self) -> Result<Self, DecodeError> {
+        let mut spares = Vec::new();
+        spares.try_reserve_exact(self.spares.len()).map_err(|_| DecodeError::Memory(WHAT))?;
+        spares.extend_from_slice(&self.spares);
+        Ok(Self { name: owned(&self.name)?, spares, main: self.main.try_clone()?, ..*self })
     }
 
     /// First eight bytes of the volume's UUID, as pages and records carry it.
@@ -384,6 +417,7 @@ fn decode_spares(raw: &RawSuperblock) -> Result<Vec<SpareRecord>, DecodeError> {
         return Err(impossible("spare_count", raw.spare_count.into()));
     }
     let mut spares = Vec::new();
+    spares.try_reserve_exact(count).map_err(|_| DecodeError::Memory(WHAT))?;
     for (index, spare) in raw.spares.iter().enumerate() {
         if index < count {
             let record = SpareRecord { uuid: spare.uuid, size: spare.size.get(), slots: spare.slots.get() };

@@ -3,12 +3,10 @@
 //! Invariant: what is checked against one superblock (the sizes of the spares, the places of the copies) holds for the one that
 //! the table is built with; and every page that it names lies within its spare, so that memory is bounded by what is there.
 
-use alloc::vec::Vec;
-
 use remap_format::layout;
 use remap_format::{COPIES, Superblock};
 
-use super::{RecoveryError, shape_of};
+use super::{Inconsistency, RecoveryError, shape_of, spare_sizes};
 use crate::elect::{Election, ElectionError};
 
 /// The superblocks of the elected copies against each other and against `newest`, by which the devices were matched.
@@ -23,27 +21,27 @@ pub(super) fn check(
     let same = |a: &Superblock, b: &Superblock| {
         a.block_shift == b.block_shift && a.spares == b.spares && a.main == b.main
     };
-    let members: Vec<&Superblock> = superblocks
-        .iter()
-        .zip(election.members)
-        .filter_map(|(superblock, member)| superblock.as_ref().filter(|_| member))
-        .collect();
-    let Some((chosen, others)) = members.split_first() else { return Ok(()) };
-    if others.iter().any(|other| !same(chosen, other)) {
+    let of_member = |(superblock, member)| -> Option<&Superblock> {
+        let superblock: &Option<Superblock> = superblock;
+        superblock.as_ref().filter(|_| member)
+    };
+    let mut members = superblocks.iter().zip(election.members).filter_map(of_member);
+    let Some(chosen) = members.next() else { return Ok(()) };
+    if members.any(|other| !same(chosen, other)) {
         return Err(ElectionError::Contradiction { generation: election.generation }.into());
     }
     if chosen.spares != newest.spares {
-        return Err(RecoveryError::Inconsistent("superblocks name different spares".into()));
+        return Err(Inconsistency::Spares.into());
     }
     if !fits(chosen) {
-        return Err(RecoveryError::Inconsistent("the metadata do not fit on the spares".into()));
+        return Err(Inconsistency::Places.into());
     }
     Ok(())
 }
 
 /// Does every copy end before the next one on its spare begins?
 fn fits(superblock: &Superblock) -> bool {
-    let sizes: Vec<u64> = superblock.spares.iter().map(|spare| spare.size).collect();
+    let sizes = spare_sizes(superblock);
     let len = shape_of(superblock).bytes();
     let places = layout::copy_places(&sizes);
     places.len() == usize::from(COPIES)
@@ -58,6 +56,7 @@ fn fits(superblock: &Superblock) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
     use remap_format::{CopyRole, MainIdentity, Policy, SpareRecord, SuperblockFlags};

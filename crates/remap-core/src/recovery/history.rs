@@ -13,8 +13,8 @@ use alloc::vec::Vec;
 use remap_format::{COPIES, Entry};
 
 use super::replay::{Session, Walk};
-use super::{Recovered, RecoveryError, SpareReader, Watched, recover_from};
-use crate::memory::NoMemory;
+use super::{Recovered, RecoveryError, SpareReader, copy_of, if_readable, recover_from, watch};
+use crate::memory;
 use crate::table::TableCounts;
 
 /// Checkpoints that the superblock pages of all copies can name.
@@ -57,19 +57,22 @@ fn list(reader: &mut dyn SpareReader, current: &Recovered) -> Result<Vec<Generat
     each_checkpoint(reader, current, |session, next| {
         let mut chain = Vec::new();
         read_chain(session, |generation| {
-            chain.try_reserve(1).map_err(|_| NoMemory)?;
-            chain.push(generation);
+            memory::try_push(&mut chain, generation)?;
             Ok(true)
         })?;
         drop_given_up(&mut chain, next);
-        found.try_reserve(chain.len()).map_err(|_| NoMemory)?;
-        found.extend(chain.into_iter().rev());
+        for generation in chain.into_iter().rev() {
+            memory::try_push(&mut found, generation)?;
+        }
         Ok(true)
     })?;
     match found.iter_mut().find(|g| g.generation == current.generation) {
         Some(newest) => newest.current = true,
         // Its checkpoint is damaged, and recovery fell back on what that was made of.
-        None => found.insert(0, of_recovered(current)),
+        None => {
+            memory::try_push(&mut found, of_recovered(current))?;
+            found.rotate_right(1);
+        }
     }
     Ok(found)
 }
@@ -102,19 +105,6 @@ pub fn recover_at(
     })
 }
 
-/// Runs `job`; a path that failed meanwhile is the only answer (see [`super::recover`]).
-fn watch<T>(
-    reader: &mut dyn SpareReader,
-    job: impl FnOnce(&mut dyn SpareReader) -> Result<T, RecoveryError>,
-) -> Result<T, RecoveryError> {
-    let mut watched = Watched { reader, path: None };
-    let outcome = job(&mut watched);
-    match watched.path {
-        Some((spare, fault)) => Err(RecoveryError::Unreachable { spare, fault }),
-        None => outcome,
-    }
-}
-
 /// Calls `job` with each checkpoint that superblocks still name, newest first, and with the generation of the one that took its
 /// place; until it says `false`.
 fn each_checkpoint(
@@ -124,9 +114,9 @@ fn each_checkpoint(
 ) -> Result<(), RecoveryError> {
     let mut next = None;
     for _ in 0..MAX_CHECKPOINTS {
-        let (devices, newest) = (current.devices.clone(), current.superblock.clone());
+        let (devices, newest) = (memory::copy(&current.devices)?, copy_of(&current.superblock)?);
         // Nothing older is whole, or what there is contradicts itself: history ends here.
-        let Ok(session) = Session::begin(reader, devices, newest, next) else { break };
+        let Some(session) = if_readable(Session::begin(reader, devices, newest, next))? else { break };
         // Slots are counted from the spares: with others the same number is another place.
         if session.superblock().spares != current.superblock.spares {
             break;
@@ -147,11 +137,7 @@ fn read_chain<'r>(
     mut visit: impl FnMut(Generation) -> Result<bool, RecoveryError>,
 ) -> Result<Option<(Session<'r>, Walk)>, RecoveryError> {
     let built = session.read_checkpoint().and_then(|entries: Vec<Entry>| session.build(&entries));
-    let (table, pool) = match built {
-        Ok(built) => built,
-        Err(memory @ RecoveryError::Memory(_)) => return Err(memory),
-        Err(_) => return Ok(None),
-    };
+    let Some((table, pool)) = if_readable(built)? else { return Ok(None) };
     let mut walk = session.walk(table, pool);
     let checkpoint = session.generation();
     let mut edits = None;
@@ -169,11 +155,7 @@ fn read_chain<'r>(
         if !visit(here)? {
             return Ok(Some((session, walk)));
         }
-        let record = match session.step(&mut walk) {
-            Ok(Some(record)) => record,
-            Err(memory @ RecoveryError::Memory(_)) => return Err(memory),
-            Ok(None) | Err(_) => return Ok(None),
-        };
+        let Some(record) = if_readable(session.step(&mut walk))?.flatten() else { return Ok(None) };
         edits = Some(u32::try_from(record.edits.len()).unwrap_or(u32::MAX));
         time = record.edits.iter().map(|e| e.time).max().unwrap_or(time);
     }

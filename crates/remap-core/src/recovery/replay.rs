@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use arrayvec::ArrayVec;
 use remap_format::layout::{self, CopyShape};
 use remap_format::{
     COPIES, CheckpointPage, DecodeError, Entry, EntryState, MAX_RECORD_PAGES, PAGE_SIZE, PageHeader, Record,
@@ -11,11 +12,12 @@ use remap_format::{
 use super::geometry;
 use super::scan::read_copy_superblock;
 use super::{
-    CopyReport, Flaw, Recovered, RecoveryError, SpareReader, empty_pool, install, main_blocks, shape_of,
+    CopyReport, Flaw, Inconsistency, Recovered, RecoveryError, SpareReader, empty_pool, install, main_blocks,
+    shape_of, spare_sizes,
 };
 use crate::canary::{self, Canary};
 use crate::elect::{CopyHeader, ElectionError, elect};
-use crate::memory::NoMemory;
+use crate::memory::{self, NoMemory};
 use crate::pool::SparePool;
 use crate::table::Table;
 
@@ -43,17 +45,17 @@ impl<'r> Session<'r> {
         newest: Superblock,
         before: Option<u64>,
     ) -> Result<Self, RecoveryError> {
-        let sizes: Vec<u64> = newest.spares.iter().map(|s| s.size).collect();
-        let mut copies = Vec::new();
+        let sizes = spare_sizes(&newest);
+        let mut copies = memory::list(usize::from(COPIES))?;
         let mut headers: [Option<CopyHeader>; COPIES as usize] = [None; COPIES as usize];
-        let mut superblocks: Vec<Option<Superblock>> = Vec::new();
+        let mut superblocks: ArrayVec<Option<Superblock>, { COPIES as usize }> = ArrayVec::new();
         for (place, header) in layout::copy_places(&sizes).iter().zip(&mut headers) {
             let device = devices.get(usize::from(place.spare)).copied().unwrap_or(0);
             let size = sizes.get(usize::from(place.spare)).copied().unwrap_or(0);
             let (report, found) = read_copy_superblock(reader, device, size, place, &newest, before);
             *header = found.as_ref().map(CopyHeader::of);
             superblocks.push(found);
-            copies.push(report);
+            memory::push(&mut copies, report);
         }
         if reader.planted().has(Canary::OldestElected) {
             canary::keep_oldest(&mut headers);
@@ -85,7 +87,7 @@ impl<'r> Session<'r> {
 
     /// Is it sure that no record extends the elected checkpoint?
     pub(super) fn journal_is_empty(&mut self) -> bool {
-        let mut windows: Vec<Window> = (0..COPIES).map(|_| Window::default()).collect();
+        let mut windows = Windows::default();
         let generation = self.superblock.generation;
         let last = LOOK_AHEAD.min(self.shape.journal_pages);
         for position in 0..last {
@@ -128,22 +130,23 @@ impl<'r> Session<'r> {
     pub(super) fn read_checkpoint(&mut self) -> Result<Vec<Entry>, RecoveryError> {
         let total = self.superblock.entries;
         let pages = u32::try_from(total.div_ceil(remap_format::PAGE_ENTRIES as u64)).unwrap_or(u32::MAX);
-        let mut whole: Vec<Option<Vec<Entry>>> = Vec::new();
-        whole.try_reserve_exact(pages as usize).map_err(|_| NoMemory)?;
-        whole.resize_with(pages as usize, || None);
+        let mut whole: Vec<Option<Vec<Entry>>> = memory::list(pages as usize)?;
+        memory::resize(&mut whole, pages as usize, None);
         for copy in 0..usize::from(COPIES) {
             if self.members.get(copy).copied().unwrap_or(false) {
                 self.read_copy_pages(copy, &mut whole)?;
             }
         }
-        let mut entries = Vec::new();
-        entries.try_reserve_exact(usize::try_from(total).map_err(|_| NoMemory)?).map_err(|_| NoMemory)?;
-        for (page, found) in (0..pages).zip(whole) {
-            entries.extend(found.ok_or(RecoveryError::TableLost { page })?);
+        let mut found = 0;
+        for (page, entries) in (0..pages).zip(&whole) {
+            found += entries.as_ref().ok_or(RecoveryError::TableLost { page })?.len() as u64;
         }
-        if entries.len() as u64 != total {
-            let why = alloc::format!("{} entries where the superblock says {total}", entries.len());
-            return Err(RecoveryError::Inconsistent(why));
+        if found != total {
+            return Err(Inconsistency::Count { found, expected: total }.into());
+        }
+        let mut entries = memory::list(usize::try_from(total).map_err(|_| NoMemory)?)?;
+        for page in whole.into_iter().flatten() {
+            memory::extend(&mut entries, page.len(), page.into_iter());
         }
         Ok(entries)
     }
@@ -154,13 +157,12 @@ impl<'r> Session<'r> {
         whole: &mut [Option<Vec<Entry>>],
     ) -> Result<(), RecoveryError> {
         const BATCH: usize = 256;
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(BATCH.min(whole.len()) * PAGE_SIZE).map_err(|_| NoMemory)?;
+        let mut bytes = memory::list(BATCH.min(whole.len()) * PAGE_SIZE)?;
         for (batch, places) in (0u32..).zip(whole.chunks_mut(BATCH)) {
             let first = batch * BATCH as u32;
             let offset = self.page_at(copy, first);
             bytes.clear();
-            bytes.resize(places.len() * PAGE_SIZE, 0);
+            memory::resize(&mut bytes, places.len() * PAGE_SIZE, 0);
             let batch_read = self.read(copy, offset, &mut bytes);
             for ((index, place), page) in (first..).zip(places).zip(bytes.chunks_exact_mut(PAGE_SIZE)) {
                 let at = self.page_at(copy, index);
@@ -172,6 +174,7 @@ impl<'r> Session<'r> {
                     }
                 }
                 match self.decode_page(copy, index, page) {
+                    Err(DecodeError::Memory(_)) => return Err(NoMemory.into()),
                     Err(error) => {
                         let start = self.copies.get(copy).map_or(0, |c| c.start);
                         self.note(copy, (Flaw::Damaged(error), start + at));
@@ -224,8 +227,8 @@ impl<'r> Session<'r> {
     /// Stands at the checkpoint, before the first record.
     pub(super) fn walk(&self, table: Table, pool: SparePool) -> Walk {
         let generation = self.superblock.generation;
-        let windows = (0..COPIES).map(|_| Window::default()).collect();
-        Walk { state: Replay { table, pool, generation, position: 0, dirty: false }, windows }
+        let state = Replay { table, pool, generation, position: 0, dirty: false };
+        Walk { state, windows: Windows::default() }
     }
 
     /// Applies the next record; `None` at the end of the journal.
@@ -333,6 +336,9 @@ impl<'r> Session<'r> {
         };
         let decoded = Record::decode(bytes, &expected, self.superblock.block_sectors());
         self.unfinished |= decoded.is_err() && Record::is_begun(bytes, &expected);
+        if matches!(decoded, Err(DecodeError::Memory(_))) {
+            self.reader.starve();
+        }
         decoded.map_err(|error| {
             let start = self.copies.get(copy).map_or(0, |c| c.start);
             (Flaw::Damaged(error), start + self.shape.journal_at(position))
@@ -363,6 +369,9 @@ impl<'r> Session<'r> {
     }
 }
 
+/// One for each copy.
+type Windows = [Window; COPIES as usize];
+
 /// The journal around a position, read ahead.
 #[derive(Default)]
 pub(super) struct Window {
@@ -390,14 +399,20 @@ impl Window {
             self.unreadable.clear();
             let pages = Self::PAGES.min(journal_end.saturating_sub(position));
             let offset = session.shape.journal_at(position);
-            self.bytes.resize(pages as usize * PAGE_SIZE, 0);
+            if self.bytes.try_reserve_exact(pages as usize * PAGE_SIZE).is_err() {
+                session.reader.starve();
+                return Err((Flaw::Damaged(DecodeError::Memory("journal")), offset));
+            }
+            memory::resize(&mut self.bytes, pages as usize * PAGE_SIZE, 0);
             self.first = position;
             if session.read(copy, offset, &mut self.bytes).is_err() {
                 for (page, bytes) in (0u32..).zip(self.bytes.chunks_exact_mut(PAGE_SIZE)) {
                     if let Err(flaw) = session.read(copy, offset + u64::from(page) * PAGE_SIZE as u64, bytes)
                     {
                         bytes.fill(0);
-                        self.unreadable.push((position + page, flaw));
+                        if memory::try_push(&mut self.unreadable, (position + page, flaw)).is_err() {
+                            session.reader.starve();
+                        }
                     }
                 }
             }
@@ -412,7 +427,7 @@ impl Window {
 /// A checkpoint's journal, applied up to a record.
 pub(super) struct Walk {
     state: Replay,
-    windows: Vec<Window>,
+    windows: Windows,
 }
 
 impl Walk {
@@ -457,14 +472,11 @@ impl Replay {
 fn rebuild_pool(superblock: &Superblock, state: &Replay) -> Result<SparePool, RecoveryError> {
     let mut pool = empty_pool(superblock)?;
     let claim = |pool: &mut SparePool, entry: &Entry| {
-        pool.claim(entry).map_err(|error| {
-            RecoveryError::Inconsistent(alloc::format!("entry at block {}: {error}", entry.block))
-        })
+        pool.claim(entry).map_err(|error| Inconsistency::Slots { block: entry.block, error })
     };
     for entry in state.table.iter() {
         if entry.end() > main_blocks(superblock) {
-            let why = alloc::format!("entry at block {} lies behind the end of the main device", entry.block);
-            return Err(RecoveryError::Inconsistent(why));
+            return Err(Inconsistency::BehindEnd { block: entry.block }.into());
         }
         if entry.state == EntryState::Remapped {
             claim(&mut pool, entry)?;

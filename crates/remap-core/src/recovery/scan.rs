@@ -2,10 +2,16 @@
 
 use alloc::vec::Vec;
 
+use arrayvec::ArrayVec;
 use remap_format::layout;
-use remap_format::{CopyRole, DecodeError, PAGE_SIZE, Superblock, SuperblockFlags, newer};
+use remap_format::{CopyRole, DecodeError, MAX_SPARES, PAGE_SIZE, Superblock, SuperblockFlags, newer};
 
 use super::{CopyReport, Flaw, RecoveryError, SpareReader};
+use crate::memory;
+
+/// Places that are looked at on one device: those of its size, and of the sizes that superblocks found there record. An honest
+/// device has a few; one with more was made by somebody who wants us to look for ever.
+const MAX_PLACES: usize = 64;
 
 /// A superblock that was found, and where.
 struct Found {
@@ -45,7 +51,8 @@ fn scan_device(
     let size = sizes.get(device).copied().unwrap_or(0);
     let mut found: Vec<Found> = Vec::new();
     let mut flaw = None;
-    let mut places = layout::search_places(size);
+    let mut places: ArrayVec<u64, MAX_PLACES> = ArrayVec::new();
+    layout::search_places(size).into_iter().take(MAX_PLACES).for_each(|place| places.push(place));
     let mut next = 0;
     while let Some(&place) = places.get(next) {
         next += 1;
@@ -57,11 +64,11 @@ fn scan_device(
                     let recorded =
                         superblock.spares.get(usize::from(superblock.spare_index)).map_or(0, |s| s.size);
                     for old in layout::search_places(recorded) {
-                        if !places.contains(&old) {
+                        if !places.contains(&old) && !places.is_full() {
                             places.push(old);
                         }
                     }
-                    found.push(Found { device, superblock, fenced });
+                    memory::try_push(&mut found, Found { device, superblock, fenced })?;
                 }
                 Err(Flaw::Damaged(e @ (DecodeError::Version { .. } | DecodeError::Incompatible { .. }))) => {
                     return Err(RecoveryError::NoMetadata { spare: device, flaw: Flaw::Damaged(e) });
@@ -93,7 +100,12 @@ fn read_superblock(
         return Err(Flaw::Damaged(DecodeError::Magic("superblock")));
     }
     reader.read(device, at, &mut page).map_err(Flaw::Unreadable)?;
-    Superblock::decode(&page).map_err(Flaw::Damaged)
+    Superblock::decode(&page).map_err(|error| {
+        if matches!(error, DecodeError::Memory(_)) {
+            reader.starve();
+        }
+        Flaw::Damaged(error)
+    })
 }
 
 /// Which given device is which spare of the volume.
@@ -103,27 +115,24 @@ pub(super) fn match_devices(
     best: &Superblock,
 ) -> Result<Vec<usize>, RecoveryError> {
     let expected = best.spares.len();
-    let mut devices: Vec<Option<usize>> = alloc::vec![None; expected];
+    let mut devices: [Option<usize>; MAX_SPARES] = [None; MAX_SPARES];
     for device in 0..sizes.len() {
         let found = scan_device(reader, device, sizes)?;
-        let Some(first) = found.first() else { continue };
+        let Some(first) = found.into_iter().next() else { continue };
         let index = usize::from(first.superblock.spare_index);
-        match devices.get_mut(index) {
+        match devices.get_mut(index).filter(|_| index < expected) {
             Some(place @ None) => *place = Some(first.device),
             Some(Some(other)) => {
                 return Err(RecoveryError::DuplicateSpare { first: *other, second: device });
             }
             None => {
-                return Err(RecoveryError::MixedVolumes {
-                    spare: device,
-                    name: first.superblock.name.clone(),
-                });
+                return Err(RecoveryError::MixedVolumes { spare: device, name: first.superblock.name });
             }
         }
     }
-    let mut out = Vec::new();
-    for (missing, device) in (0u8..).zip(devices) {
-        out.push(device.ok_or(RecoveryError::MissingSpare { missing, expected })?);
+    let mut out = memory::list(expected)?;
+    for (missing, device) in (0u8..).zip(devices).take(expected) {
+        memory::push(&mut out, device.ok_or(RecoveryError::MissingSpare { missing, expected })?);
     }
     Ok(out)
 }
