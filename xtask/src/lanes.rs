@@ -20,7 +20,10 @@ const CLIENTS: &str = "clients_";
 const KILLS: &str = "15";
 
 /// Seeds of the simulator that every run takes.
-const SEEDS: &str = "0..400";
+const SEEDS: &str = "0..500";
+
+/// Crashes that there must be among them.
+const LEAST_CRASHES: &str = "20000";
 
 /// Tests that cannot run here write their reason into the file that this variable names.
 const SKIPS: &str = "DM_REMAP_SKIPS";
@@ -275,10 +278,10 @@ fn simulator(stage: &Stage<'_>) -> Result<Verdict> {
     if !stage.packages.iter().any(|package| package.name == "remap-sim" && package.binary) {
         bail!("remap-sim has no binary");
     }
-    let mut verdict =
-        stage.cargo(15, &["run", "--locked", "--package", "remap-sim", "--", "run", "--seeds", SEEDS])?;
+    let command = ["run", "--locked", "--package", "remap-sim", "--", "run", "--seeds", SEEDS];
+    let mut verdict = stage.cargo(15, &[&command[..], &["--least-crashes", LEAST_CRASHES]].concat())?;
     if verdict.good {
-        verdict.note = format!("seeds {SEEDS}");
+        verdict.note = format!("seeds {SEEDS}, {LEAST_CRASHES} crashes and more");
     }
     Ok(verdict)
 }

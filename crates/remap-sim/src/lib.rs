@@ -16,6 +16,8 @@ pub mod rng;
 pub mod rule;
 pub mod scenario;
 pub mod script;
+pub mod seed_file;
+pub mod shrink;
 pub mod stamp;
 pub mod sweep;
 pub mod world;

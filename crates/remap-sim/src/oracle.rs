@@ -12,7 +12,7 @@ use crate::{Rule, Violation};
 
 const NEVER: u64 = u64::MAX;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 struct Version {
     content: Content,
     /// Which write of the client, to find it again when it ends.
@@ -25,6 +25,18 @@ struct Version {
     hidden: u64,
     /// Can come back after a crash.
     crash: bool,
+}
+
+impl core::fmt::Debug for Version {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{:?} (begun at {}", self.content, self.begun)?;
+        match (self.ended, self.acked, self.durable) {
+            (NEVER, ..) => f.write_str(", under way)"),
+            (_, false, _) => f.write_str(")"),
+            (at, true, false) => write!(f, ", acknowledged at {at})"),
+            (at, true, true) => write!(f, ", acknowledged at {at}, durable)"),
+        }
+    }
 }
 
 /// The versions of all sectors.

@@ -45,6 +45,24 @@ pub struct Faults {
     pub crash: bool,
 }
 
+impl Faults {
+    /// Each kind by name.
+    pub fn kinds(&mut self) -> [(&'static str, &mut bool); 8] {
+        // No `..`: a kind that is not named here cannot be shrunk away or written down.
+        let Self { main_medium, slot_medium, metadata_medium, unknown, path, flush, rot, crash } = self;
+        [
+            ("main_medium", main_medium),
+            ("slot_medium", slot_medium),
+            ("metadata_medium", metadata_medium),
+            ("unknown", unknown),
+            ("path", path),
+            ("flush", flush),
+            ("rot", rot),
+            ("crash", crash),
+        ]
+    }
+}
+
 /// A run.
 #[derive(Clone, Debug)]
 pub struct Scenario {

@@ -1,7 +1,7 @@
 //! Deliberately broken worlds: an oracle that does not see these sees nothing.
 
 use remap_sim::scenario::{Canary, Scenario};
-use remap_sim::world;
+use remap_sim::{seed_file, shrink, world};
 
 /// The first of `seeds` seeds in which the oracle complains, and what it says.
 fn first_complaint(canary: Canary, seeds: u64) -> Option<(u64, String)> {
@@ -38,4 +38,23 @@ fn client_flushes_dropped() {
 #[test]
 fn path_faults_taken_for_medium_errors() {
     must_be_seen(Canary::PathFaultAsMedium, 100);
+}
+
+#[test]
+fn a_failure_shrinks_to_a_few_steps() {
+    let broken = Scenario { canary: Some(Canary::AckEarly), ..Scenario::of_seed(3, 3000) };
+    let failure = shrink::verdict(&broken, false).expect_err("a broken world");
+    let mut runs = 0;
+    let (small, violation) = shrink::shrink(&broken, &failure.violation, &mut || {
+        runs += 1;
+        runs < 3000
+    });
+    let kept = small.only.as_ref().map_or(small.steps, |only| only.len() as u64);
+    assert_eq!(violation.rule, failure.violation.rule);
+    assert!(kept <= 40, "{kept} steps are left after {runs} runs: {small:?}");
+    // The file does not say what was planted; else it says all.
+    let (read, rule) = seed_file::parse(&seed_file::write(&small, violation.rule, "")).expect("a seed file");
+    let again = Scenario { canary: small.canary, ..read };
+    assert_eq!(rule, violation.rule);
+    assert_eq!(shrink::verdict(&again, false).expect_err("the same run").violation, violation);
 }

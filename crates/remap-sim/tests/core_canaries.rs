@@ -4,13 +4,13 @@
 use remap_core::canary::{Canary, Planted};
 use remap_sim::Violation;
 use remap_sim::scenario::Scenario;
-use remap_sim::world;
+use remap_sim::shrink;
 
 /// The first of `seeds` seeds in which the core is found broken, and by what.
 fn first_complaint(planted: Planted, seeds: u64) -> Option<(u64, Violation)> {
     (0..seeds).find_map(|seed| {
         let scenario = Scenario { planted, ..Scenario::of_seed(seed, 3000) };
-        world::run_twice(&scenario).err().map(|(violation, _)| (seed, violation))
+        shrink::verdict(&scenario, true).err().map(|failure| (seed, failure.violation))
     })
 }
 
@@ -24,6 +24,12 @@ macro_rules! canaries {
             };
             println!("{:?}: seed {seed}: {violation}", Canary::$canary);
         })*
+
+        #[test]
+        fn every_canary_is_tried() {
+            let tried = [$(Canary::$canary),*];
+            assert!(Canary::ALL.iter().all(|canary| tried.contains(canary)), "{tried:?}");
+        }
 
     };
 }
@@ -42,6 +48,8 @@ canaries! {
     a_sector_retried_for_ever: RetryForEver within 10;
     a_write_never_answered: OrphanForgotten within 600;
     oldest_copy_elected: OldestElected within 20;
+    a_hole_taken_for_the_end: HoleIgnored within 100;
+    a_contradiction_believed: ContradictionIgnored within 100;
     salvage_written_home: SalvageWrittenHome within 10;
     a_repeated_write_skipped: RepeatSkipped within 10;
     a_move_without_grace: NoGrace within 40;

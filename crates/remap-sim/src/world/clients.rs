@@ -311,7 +311,10 @@ impl World {
         }
         client.told = true;
         let failed = client.failed.filter(|_| !early);
-        self.note(9, id, || format!("client {id}: ended {failed:?}"));
+        self.note(9, id, || match failed {
+            None => format!("client {id}: done"),
+            Some(error) => format!("client {id}: failed: {error:?}"),
+        });
         self.tally.failed_requests += u64::from(failed.is_some());
         match kind {
             RequestKind::Read => self.judge_read(id, failed)?,
@@ -387,7 +390,7 @@ impl World {
 
     fn end_grace(&mut self, op: OpId) -> Checked {
         let now = self.now;
-        self.note(10, op.0, || format!("grace {:x} ends", op.0));
+        self.note(10, op.0, || format!("fast lane: grace of op {} ends", super::words::number(op)));
         if let Some(life) = &mut self.life {
             life.engine.handle_completion(now, op, Ok(()));
         }

@@ -6,7 +6,7 @@
 use remap_core::op::{Buffer, DeviceId, Fault, Op, OpId, OpKind};
 use remap_core::units::Extent;
 
-use super::World;
+use super::{World, words};
 use crate::scenario::Canary;
 use crate::stamp::{self, Content, SECTOR};
 use crate::{Checked, Rule, Violation};
@@ -64,11 +64,7 @@ impl World {
 
     /// The engine asked for an operation.
     pub(super) fn begin_engine_op(&mut self, op: Op) -> Checked {
-        self.note(1, op.id.0, || {
-            let kind = format!("{:?}", op.kind);
-            let kind: String = kind.chars().take(70).collect();
-            format!("engine: op {:x} {:?} {} {kind}", op.id.0, op.device, op.extent)
-        });
+        self.note(1, op.id.0, || format!("engine: {}", words::operation(&op)));
         let disk = self.disk_of(op.device);
         let len = op.extent.bytes() as usize;
         let work = match op.kind {
@@ -217,14 +213,8 @@ impl World {
             Who::Part(part) => part,
         };
         self.note(2, number ^ result.map_or_else(|f| f as u64 + 1, |()| 0), || {
-            let what = match &out.work {
-                Work::Read(_) => "read",
-                Work::Write { fua: true, .. } => "write fua",
-                Work::Write { .. } => "write",
-                Work::Flush { .. } => "flush",
-                Work::Discard => "discard",
-            };
-            format!("disk {}: {what} {} for {:x?}: {result:?}", out.disk, out.extent, out.who)
+            let (what, who) = (words::work(&out.work), words::waiting(out.who));
+            format!("disk {}: {what:<9} {} for {who}: {}", out.disk, out.extent, words::ended(result))
         });
         match out.who {
             Who::Part(part) => self.fast_done(part, out.disk, result),

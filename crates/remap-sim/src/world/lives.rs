@@ -122,8 +122,17 @@ impl World {
         order: &[usize],
         hidden: Vec<(u64, u64)>,
     ) -> Result<Recovered, RecoveryError> {
-        let sizes: Vec<u64> = order.iter().map(|&d| self.disks[d].sectors() * 512).collect();
-        let mut reader = Reader { disks: &self.disks, order, hidden, planted: self.scenario.planted };
+        self.recover_on(&self.disks, order, hidden)
+    }
+
+    pub(super) fn recover_on(
+        &self,
+        disks: &[SimDisk],
+        order: &[usize],
+        hidden: Vec<(u64, u64)>,
+    ) -> Result<Recovered, RecoveryError> {
+        let sizes: Vec<u64> = order.iter().map(|&d| disks[d].sectors() * 512).collect();
+        let mut reader = Reader { disks, order, hidden, planted: self.scenario.planted };
         recover(&mut reader, &sizes, false)
     }
 
@@ -139,7 +148,7 @@ impl World {
     /// The power fails: what was on its way and what was not flushed is lost in part, and copies may rot.
     ///
     /// # Errors
-    /// None now; the next life shows what became of it.
+    /// Recovery guesses where it should refuse; the rest shows in the next life.
     pub fn crash(&mut self) -> Checked {
         let losses = [Loss::None, Loss::All, Loss::Suffix, Loss::Writes, Loss::Sectors];
         self.tally.crashes += 1;
@@ -150,6 +159,7 @@ impl World {
             self.disks[disk].crash(loss, &mut self.rng);
         }
         self.path_until = None;
+        self.beyond_the_budget()?;
         if self.adopted && self.scenario.faults.rot && self.rng.chance(1, 2) {
             let order: Vec<usize> = self.life.as_ref().map(|l| l.spare_disks.clone()).unwrap_or_default();
             if let Ok(found) = self.recover_from(&order, Vec::new()) {

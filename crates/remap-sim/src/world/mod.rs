@@ -3,6 +3,7 @@
 //! Invariant: everything happens in [`World::step`], one event after another; after each event the engine's operations and
 //! events are taken, and what they show is checked.
 
+mod beyond;
 mod clients;
 mod commands;
 mod cut;
@@ -10,6 +11,7 @@ mod devices;
 mod faults;
 mod lives;
 mod staged;
+mod words;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -149,30 +151,49 @@ pub struct World {
 /// # Errors
 /// The violation, with the transcript if the scenario asked for one.
 pub fn run(scenario: &Scenario) -> Result<Tally, (Violation, Vec<String>)> {
+    run_once(scenario).map_err(|failure| (failure.violation, failure.transcript))
+}
+
+/// How a run failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What was seen.
+    pub violation: Violation,
+    /// In which step; the last one: perhaps only in the look at everything after it.
+    pub step: u64,
+    /// The last events, if the scenario asked for them.
+    pub transcript: Vec<String>,
+}
+
+/// Runs a scenario to its end.
+///
+/// # Errors
+/// The violation, and where it was seen.
+pub fn run_once(scenario: &Scenario) -> Result<Tally, Failure> {
     let mut world = World::create(scenario.clone());
     match world.live_through() {
         Ok(()) => Ok(world.tally),
-        Err(violation) => Err((violation, world.transcript.into())),
+        Err(violation) => Err(Failure { violation, step: world.steps, transcript: world.transcript.into() }),
     }
 }
 
 /// Runs it twice: the second time must be like the first (C7).
 ///
 /// # Errors
-/// As [`run`].
-pub fn run_twice(scenario: &Scenario) -> Result<Tally, (Violation, Vec<String>)> {
-    let first = run(scenario)?;
-    match run(scenario) {
-        Ok(second) if second == first => Ok(first),
+/// As [`run_once`].
+pub fn run_twice(scenario: &Scenario) -> Result<Tally, Failure> {
+    let first = run_once(scenario)?;
+    let (text, step, transcript) = match run_once(scenario) {
+        Ok(second) if second == first => return Ok(first),
         Ok(second) => {
             let text = format!("the same run twice: hash {:016x}, then {:016x}", first.hash, second.hash);
-            Err((Rule::C7.broken(text), Vec::new()))
+            (text, scenario.steps, Vec::new())
         }
-        Err((violation, transcript)) => {
-            let text = format!("a run that was good the first time: {violation}");
-            Err((Rule::C7.broken(text), transcript))
+        Err(Failure { violation, step, transcript }) => {
+            (format!("a run that was good the first time: {violation}"), step, transcript)
         }
-    }
+    };
+    Err(Failure { violation: Rule::C7.broken(text), step, transcript })
 }
 
 impl World {
@@ -379,7 +400,10 @@ impl World {
             if self.transcript.len() == self.scenario.transcript {
                 self.transcript.pop_front();
             }
-            self.transcript.push_back(format!("{:>7} {}", self.tick, words()));
+            let words = words();
+            let (who, what) = words.split_once(": ").unwrap_or(("", &words));
+            let line = format!("{:>7} {:>5}  {who:<12} {what}", self.tick, self.steps);
+            self.transcript.push_back(line);
         }
     }
 
