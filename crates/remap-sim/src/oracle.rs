@@ -45,6 +45,8 @@ pub struct Oracle {
     sectors: Vec<Vec<Version>>,
     /// Sectors that ever went bad.
     went_bad: Vec<bool>,
+    /// Sectors that could not be read for a while, only: having seen them lost excludes nothing.
+    flickered: Vec<bool>,
     /// Sectors with acknowledged writes that are not known to be durable.
     dirty: Vec<u64>,
     /// When this life began.
@@ -68,6 +70,7 @@ impl Oracle {
         Self {
             sectors: (0..sectors).map(|s| vec![original(s)]).collect(),
             went_bad: vec![false; sectors as usize],
+            flickered: vec![false; sectors as usize],
             dirty: Vec::new(),
             life: 0,
         }
@@ -94,6 +97,12 @@ impl Oracle {
         if let Some(version) = self.sectors[sector as usize].last_mut() {
             version.ended = tick;
         }
+    }
+
+    /// The sector cannot be read now, and may be read again later, with the same contents.
+    pub fn flicker(&mut self, sector: u64, tick: u64) {
+        self.lose(sector, tick);
+        self.flickered[sector as usize] = true;
     }
 
     /// A client's write ended. `oldest`: when the oldest read that is under way began.
@@ -189,6 +198,9 @@ impl Oracle {
             return Err(rule.broken(format!(
                 "sector {sector}: read (begun at {begun}) gave {seen:?}; allowed: {allowed:?}"
             )));
+        }
+        if self.flickered[sector as usize] {
+            return Ok(());
         }
         let settled = versions.iter().all(|v| v.ended <= life);
         let quiet = versions.iter().all(|v| v.ended < begun);

@@ -9,10 +9,10 @@ use remap_core::op::RequestKind;
 use remap_core::units::{Extent, Sector};
 use remap_format::{Cause, Entry, EntryFlags, EntryState, NO_SLOT, Policy};
 
+use crate::Violation;
 use crate::disk::Bad;
 use crate::scenario::{Faults, Scenario, spare_sizes};
 use crate::world::World;
-use crate::{Checked, Rule};
 
 pub use lives::{all, volume_on};
 
@@ -86,25 +86,50 @@ fn extent(start: u64, sectors: u64) -> Extent {
     Extent::new(Sector(start), sectors).expect("scripts have no empty extents")
 }
 
+impl Script {
+    /// Blocks that the script gives a reason to have an entry.
+    #[must_use]
+    pub fn marked_blocks(&self) -> Vec<u64> {
+        let per_block = (1 << self.scenario.block_shift) / 512;
+        let blocks = |start: u64, end: u64| start / per_block..end.div_ceil(per_block);
+        let of = |act: &Act| match *act {
+            Act::Spoil(start, sectors, _) => blocks(start, start + sectors),
+            Act::Command(Command::Remap(extent, _)) => blocks(extent.start().0, extent.end().0),
+            Act::Import(block, count) => block..block + count,
+            _ => 0..0,
+        };
+        self.steps.iter().flatten().flat_map(of).collect()
+    }
+}
+
 impl World {
-    /// Begins one act of a script.
+    /// Begins one act of a script; `false` if it cannot be done here (a slot that the block does not have).
     ///
     /// # Errors
-    /// What it showed is a violation, or the act cannot be done here.
-    pub fn begin_act(&mut self, act: &Act) -> Checked {
+    /// What it showed is a violation.
+    pub fn begin_act(&mut self, act: &Act) -> Result<bool, Violation> {
         let done = match *act {
             Act::Request(kind, start, sectors) => {
-                return self.begin_request(kind, extent(start, sectors));
+                self.begin_request(kind, extent(start, sectors))?;
+                true
             }
-            Act::Command(command) => return self.begin_command(command),
-            Act::Wait(seconds) => return self.wait(seconds),
+            Act::Command(command) => {
+                self.begin_command(command)?;
+                true
+            }
+            Act::Wait(seconds) => {
+                self.wait(seconds)?;
+                true
+            }
             Act::PowerCut => {
                 self.crash()?;
-                return self.assemble();
+                self.assemble()?;
+                true
             }
             Act::Import(block, count) => {
                 self.crash()?;
-                return self.assemble_edited(&[imported(block, count, self.block_sectors())]);
+                self.assemble_edited(&[imported(block, count, self.block_sectors())])?;
+                true
             }
             Act::Spoil(start, sectors, bad) => self.spoil_main_at(extent(start, sectors), bad),
             Act::SpoilSlot(block, first, sectors, bad) => self.spoil_slot_of(block, first, sectors, bad),
@@ -114,7 +139,7 @@ impl World {
                 true
             }
         };
-        if done { Ok(()) } else { Err(Rule::C7.broken(format!("the script cannot do {act:?} here"))) }
+        Ok(done)
     }
 }
 

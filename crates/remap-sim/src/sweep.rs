@@ -4,6 +4,7 @@
 
 pub mod copies;
 pub mod crash;
+pub mod failure;
 pub mod image;
 pub mod model;
 mod options;

@@ -9,7 +9,7 @@ use super::Finding;
 use crate::rng::Rng;
 use crate::script::{Act, Script};
 use crate::world::{Cut, State, World};
-use crate::{Checked, Violation};
+use crate::{Checked, Rule, Violation};
 
 /// How far a sweep goes.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +26,7 @@ pub struct Bounds {
 
 impl Bounds {
     /// What every run of the tests can afford.
-    pub const SHORT: Self = Self { states: 1024, drawn: 64, again_every: 24, again_states: 32 };
+    pub const SHORT: Self = Self { states: 256, drawn: 32, again_every: 64, again_states: 32 };
     /// For machines with time.
     pub const DEEP: Self = Self { states: 1 << 16, drawn: 4096, again_every: 1, again_states: 256 };
 }
@@ -87,13 +87,16 @@ struct Sweep<'b> {
 impl Sweep<'_> {
     fn play(&mut self, script: &Script) -> Checked {
         let mut world = World::create(script.scenario.clone());
+        world.stage(None);
         self.place = "while it is adopted".into();
         world.assemble()?;
         self.run_out(&mut world, None, 0)?;
         for (step, acts) in script.steps.iter().enumerate() {
             for act in acts {
                 self.place = format!("step {step}, as it begins");
-                world.begin_act(act)?;
+                if !world.begin_act(act)? {
+                    return Err(Rule::C7.broken(format!("the script cannot do {act:?} here")));
+                }
             }
             self.run_out(&mut world, Some(acts), step)?;
         }
@@ -172,6 +175,7 @@ impl Sweep<'_> {
     fn cut_again(&mut self, cut: &Cut, state: &[u8], place: &str) -> Result<(), Violation> {
         self.tally.recoveries += 1;
         let mut world = cut.open(state);
+        world.stage(None);
         world.assemble()?;
         for operation in 0.. {
             let place = format!("{place}, state {state:?}, cut again before operation {operation} ends");

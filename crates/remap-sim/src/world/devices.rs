@@ -119,7 +119,7 @@ impl World {
         }
         self.tally.operations += 1;
         self.outs.push(Out { who, disk, extent, work, effect: None });
-        if self.rng.chance(1, 4) {
+        if self.rng.chance(1, 4) && !self.stage.effects_late {
             let last = self.outs.len() - 1;
             self.take_effect(last);
         }
@@ -158,11 +158,14 @@ impl World {
     /// The operation happens (it ends later).
     fn take_effect(&mut self, index: usize) {
         let (discard_zeroes, flush_fails) = (self.rng.chance(1, 2), self.flush_fails());
-        let out = &mut self.outs[index];
-        if out.effect.is_some() {
+        if self.outs[index].effect.is_some() {
             return;
         }
+        let staged = self.staged_fault(index);
+        let out = &mut self.outs[index];
         let disk = &mut self.disks[out.disk];
+        let weather = disk.fault;
+        disk.fault = weather.or(staged);
         let mut read = Vec::new();
         let result = match &out.work {
             Work::Read(_) => {
@@ -181,6 +184,7 @@ impl World {
             }
             Work::Discard => Ok(()),
         };
+        disk.fault = weather;
         out.effect = Some((result, read));
     }
 
@@ -203,6 +207,9 @@ impl World {
         if let Err(fault) = result {
             if !fault.blames_medium() || matches!(out.work, Work::Flush { .. }) {
                 self.trouble = self.tick + 1;
+            }
+            if fault == Fault::NoSpace {
+                self.full_at = self.tick + 1;
             }
             if self.scenario.canary == Some(Canary::PathFaultAsMedium) && fault == Fault::Transport {
                 result = Err(Fault::Medium);

@@ -111,7 +111,7 @@ impl World {
         let view = engine.view();
         self.life = Some(Life { engine, view, spare_disks });
         self.pump()?;
-        if self.adopted && self.rng.chance(1, 4) {
+        if self.adopted && self.rng.chance(1, 4) && !self.stage.effects_late {
             self.look_at_everything()?;
         }
         Ok(())
@@ -225,7 +225,7 @@ impl World {
     }
 
     /// After a save every copy proves the same table; with one spare, each of them alone.
-    fn check_copies(&mut self) -> Checked {
+    pub(super) fn check_copies(&mut self) -> Checked {
         let Some(life) = &self.life else { return Ok(()) };
         let expected: Vec<Entry> = life.engine.table().iter().copied().collect();
         let order = life.spare_disks.clone();

@@ -32,6 +32,7 @@ use crate::{Checked, Rule, Violation};
 use clients::{Client, Part};
 pub use cut::{Cut, State};
 use devices::Out;
+pub use staged::Failing;
 
 /// Steps in which a world without faults must come to rest (C6).
 const STEPS_TO_REST: u64 = 200_000;
@@ -127,6 +128,8 @@ pub struct World {
     written: Vec<bool>,
     zeroed: Vec<bool>,
     outs: Vec<Out>,
+    /// What a script does to operations.
+    stage: staged::Stage,
     next_id: u64,
     next_write: u32,
     now: Now,
@@ -227,6 +230,7 @@ impl World {
             written: vec![false; sectors],
             zeroed: vec![false; sectors],
             outs: Vec::new(),
+            stage: staged::Stage::default(),
             next_id: 1,
             next_write: 1,
             now: Now { mono_ns: 0, unix_s: START_UNIX_S },

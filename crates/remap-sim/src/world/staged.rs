@@ -4,17 +4,127 @@
 
 use std::sync::Arc;
 
-use remap_core::engine::{Engine, EngineConfig};
+use remap_core::engine::{Command, Engine, EngineConfig};
+use remap_core::op::Fault;
 use remap_core::recovery::Recovered;
 use remap_core::units::{Block, Extent, Sector, Slot};
-use remap_format::{Entry, EntryState};
+use remap_format::{COPIES, Entry, EntryState};
 
-use super::{Life, World};
+use super::devices::Work;
+use super::{Life, Out, World};
 use crate::disk::{Bad, SimDisk};
 use crate::sweep::image::Image;
 use crate::{Checked, Rule};
 
+/// What a script does to device operations.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stage {
+    /// An operation takes effect when it ends, never before: then all that it could leave is in doubt for as long as it is out.
+    pub(super) effects_late: bool,
+    /// Operations that took effect so far.
+    operations: u64,
+    failing: Option<Failing>,
+    /// The disk that fails from now on.
+    failed_disk: Option<usize>,
+}
+
+/// One operation that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// Which, counted from the beginning.
+    pub operation: u64,
+    /// How.
+    pub fault: Fault,
+    /// And so does every later one on the same device.
+    pub lasts: bool,
+}
+
 impl World {
+    /// Operations take effect when they end, and one of them fails.
+    pub fn stage(&mut self, failing: Option<Failing>) {
+        self.stage = Stage { effects_late: true, failing, ..Stage::default() };
+    }
+
+    /// Nothing fails any more.
+    pub fn end_stage(&mut self) {
+        self.stage.failing = None;
+    }
+
+    /// Operations that took effect since the world was staged.
+    #[must_use]
+    pub fn staged_operations(&self) -> u64 {
+        self.stage.operations
+    }
+
+    /// How the operation that is about to take effect is to fail.
+    pub(super) fn staged_fault(&mut self, index: usize) -> Option<Fault> {
+        let number = self.stage.operations;
+        self.stage.operations += 1;
+        let failing = self.stage.failing?;
+        let Out { disk, extent, .. } = self.outs[index];
+        if number == failing.operation && failing.lasts {
+            self.stage.failed_disk = Some(disk);
+        }
+        if number != failing.operation && self.stage.failed_disk != Some(disk) {
+            return None;
+        }
+        let reads = matches!(self.outs[index].work, Work::Read(_));
+        if failing.fault.blames_medium() && reads {
+            self.flicker(disk, extent);
+        }
+        Some(failing.fault)
+    }
+
+    /// What lies there cannot be read for once.
+    fn flicker(&mut self, disk: usize, extent: Extent) {
+        let per_block = self.block_sectors();
+        let mut sectors: Vec<u64> = Vec::new();
+        if disk == 0 {
+            sectors.extend(extent.start().0..extent.end().0);
+        } else if let Some(life) = &self.life {
+            for entry in life.engine.table().iter().filter(|e| e.state == EntryState::Remapped) {
+                for n in 0..u64::from(entry.count) {
+                    let slot = Slot(entry.slot).offset(n);
+                    let here = life.spare_disks.get(usize::from(slot.spare())) == Some(&disk);
+                    let first = slot.index() * per_block;
+                    let hit = |s: &u64| here && extent.contains(Sector(first + s));
+                    sectors.extend((0..per_block).filter(hit).map(|s| (entry.block + n) * per_block + s));
+                }
+            }
+        }
+        for sector in sectors.into_iter().filter(|&s| s < self.scenario.main_sectors) {
+            self.oracle.flicker(sector, self.tick);
+        }
+    }
+
+    /// May requests be taken?
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.life.as_ref().is_some_and(|l| l.engine.is_live())
+    }
+
+    /// Blocks that the table says something about.
+    #[must_use]
+    pub fn blocks_with_entries(&self) -> Vec<u64> {
+        let entries = self.life.iter().flat_map(|l| l.engine.table().iter());
+        entries.flat_map(|e| e.block..e.end()).collect()
+    }
+
+    /// The end of a story: all sectors are as they may be, and after a save all copies agree.
+    ///
+    /// # Errors
+    /// They are not, or do not.
+    pub fn end_story(&mut self) -> Checked {
+        self.end_stage();
+        self.look_at_everything()?;
+        for copy in 0..COPIES {
+            self.mend_copy(copy);
+        }
+        self.begin_command(Command::Save)?;
+        self.rest()?;
+        self.check_copies()
+    }
+
     /// Are operations out?
     #[must_use]
     pub fn is_busy(&self) -> bool {
