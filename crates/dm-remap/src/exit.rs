@@ -145,6 +145,7 @@ pub(crate) fn of_recovery(error: &RecoveryError) -> Exit {
         | RecoveryError::MixedVolumes { .. }
         | RecoveryError::DuplicateSpare { .. }
         | RecoveryError::MissingSpare { .. }
+        | RecoveryError::NotAMember { .. }
         | RecoveryError::SpareShrank { .. }
         | RecoveryError::Released { .. } => Exit::Mismatch,
         RecoveryError::Memory(_) | RecoveryError::Unreachable { .. } => Exit::Failure,

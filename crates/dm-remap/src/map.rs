@@ -51,9 +51,13 @@ fn offline(args: &[SpareArg]) -> anyhow::Result<Snapshot> {
 /// What recovery found on spares that were given as `args`.
 pub(crate) fn table_of(recovered: &Recovered, args: &[SpareArg], spares: &[Device]) -> Snapshot {
     let superblock = &recovered.superblock;
-    let head = |&device: &usize| {
-        let (arg, spare): (&SpareArg, &Device) = (args.get(device)?, spares.get(device)?);
-        Some(SpareHead { path: arg.path.display().to_string(), start: arg.start, size: spare.size() })
+    let head = |device: &Option<usize>| {
+        let spare = device.and_then(|device| Some((args.get(device)?, spares.get(device)?)));
+        spare.map_or_else(SpareHead::default, |(arg, spare): (&SpareArg, &Device)| SpareHead {
+            path: arg.path.display().to_string(),
+            start: arg.start,
+            size: spare.size(),
+        })
     };
     Snapshot {
         head: TableHead {
@@ -63,7 +67,7 @@ pub(crate) fn table_of(recovered: &Recovered, args: &[SpareArg], spares: &[Devic
             size: superblock.main.size,
             block_size: superblock.block_size(),
             main: String::new(),
-            spares: recovered.devices.iter().filter_map(head).collect(),
+            spares: recovered.devices.iter().map(head).collect(),
         },
         entries: recovered.table.iter().copied().collect(),
         retired: recovered.pool.retired().to_vec(),

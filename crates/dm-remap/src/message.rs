@@ -5,9 +5,12 @@
 //! nothing else.
 
 mod answer;
+mod spares;
 
 use std::path::Path;
 use std::process::ExitCode;
+
+use anyhow::Context as _;
 
 use crate::cli::MessageArgs;
 use crate::control::Client;
@@ -26,6 +29,12 @@ pub(crate) fn run(args: &MessageArgs) -> anyhow::Result<ExitCode> {
     // The file is written here, by the user who asks, not by the server.
     let (words, file) = match args.message.as_slice() {
         [word, file] if word.eq_ignore_ascii_case("save") => (vec![word.clone()], Some(file)),
+        [word, spare, rest @ ..] if spares::names_a_spare(word) => {
+            // The server may run elsewhere.
+            let spare = std::path::absolute(spare).with_context(|| format!("{spare}: not a path"))?;
+            let spare = spare.to_str().context("the path of a spare in a message must be UTF-8")?.to_owned();
+            ([word.clone(), spare].into_iter().chain(rest.iter().cloned()).collect(), None)
+        }
         words => (words.to_vec(), None),
     };
     if let Some(file) = file.map(Path::new) {

@@ -170,6 +170,18 @@ pub(crate) fn words(notice: &Notice, block_sectors: u64) -> (Level, String) {
             ),
         ),
         Notice::Thawed => (Level::Info, "metadata can be written again".into()),
+        Notice::SpareJoined { spare } => (Level::Info, format!("spare {spare} is part of the volume")),
+        Notice::SpareLeft { spare } => {
+            (Level::Info, format!("spare {spare} has left the volume: nothing on it is needed"))
+        }
+        Notice::NotErased { fault } => (
+            Level::Warning,
+            format!(
+                "a superblock that is out of use could not be erased ({}): never give a spare that has left to this \
+                 volume again",
+                fault_word(*fault)
+            ),
+        ),
         Notice::Checkpointed { generation, copies } => {
             (Level::Info, format!("checkpoint: generation {generation} in {copies} of 5 copies"))
         }

@@ -135,6 +135,11 @@ impl Opener {
         Ok(device)
     }
 
+    /// The device is not open any more.
+    pub(crate) fn forget(&mut self, device: &Device) {
+        self.claimed.retain(|(_, range, path)| path != device.path() || range.start != device.start());
+    }
+
     /// Several spares, in order.
     ///
     /// # Errors
@@ -182,6 +187,10 @@ pub(crate) fn recovery_refusal(error: &RecoveryError, spares: &[Device]) -> anyh
             "{} and {}: are the same spare or copies of each other; give each spare once",
             path(*first),
             path(*second)
+        ),
+        RecoveryError::NotAMember { spare, name } => format!(
+            "{}: is not part of volume '{name}': it was taken out of it, or joining it did not finish; leave it out",
+            path(*spare)
         ),
         RecoveryError::MissingSpare { missing, expected } => format!(
             "the volume has {expected} spares, and number {missing} of them was not given: add it with --spare"

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use remap_core::engine::{Counters, EngineConfig, Notice};
@@ -48,9 +49,9 @@ pub(crate) struct Baseline {
 /// The volume in service, for those who ask about it.
 pub(crate) struct Service {
     pub(crate) volume: Volume,
-    /// Spares in the volume's order.
-    pub(crate) spares: Vec<Device>,
-    spare_starts: Vec<u64>,
+    /// What is open already.
+    pub(crate) opener: Mutex<Opener>,
+    pub(crate) deadline: Duration,
     pub(crate) drills: Vec<RunningDrill>,
     copy_failures: Arc<AtomicU64>,
     pub(crate) baseline: Mutex<Baseline>,
@@ -85,7 +86,6 @@ impl Service {
         let server = self.server();
         let server = server.as_ref();
         let around = Surroundings {
-            spare_starts: self.spare_starts.clone(),
             copy_failures: self.copy_failures.load(Ordering::Relaxed),
             suspended_by_command: self.suspended_by_command.load(Ordering::Relaxed),
             drills: drills.collect(),
@@ -101,11 +101,17 @@ impl Service {
         let status = self.volume.status()?;
         let mut entries = self.volume.entries()?;
         entries.extend(self.volume.retired()?);
-        let spares = status.spares.iter().zip(&self.spare_starts).map(|(spare, start)| SpareHead {
-            path: spare.path.display().to_string(),
-            start: *start,
-            size: spare.size,
-        });
+        let last = status.spares.iter().map(|spare| usize::from(spare.number) + 1).max().unwrap_or(0);
+        let mut spares = vec![SpareHead::default(); last];
+        for spare in &status.spares {
+            if let Some(head) = spares.get_mut(usize::from(spare.number)) {
+                *head = SpareHead {
+                    path: spare.path.display().to_string(),
+                    start: spare.start,
+                    size: spare.size,
+                };
+            }
+        }
         send(Reply::Table {
             table: TableHead {
                 name: status.name,
@@ -114,7 +120,7 @@ impl Service {
                 size: status.size,
                 block_size: status.block_size,
                 main: status.main.display().to_string(),
-                spares: spares.collect(),
+                spares,
             },
         })?;
         let mut pages = entries.chunks(PAGE).peekable();
@@ -250,10 +256,9 @@ fn assemble(args: &ServeArgs, news: &News) -> anyhow::Result<(Service, String)> 
     block_sectors.get_or_init(|| u64::from(volume.superblock().block_sectors()));
     say_what_was_found(&report, news);
     let name = plain_name(&volume.superblock().name);
-    let starts = |n: &usize| args.spares.get(*n).map_or(0, |spare| spare.start);
     let service = Service {
-        spares: report.devices.iter().filter_map(|&n| spares.get(n).cloned()).collect(),
-        spare_starts: report.devices.iter().map(starts).collect(),
+        opener: Mutex::new(opener),
+        deadline: args.deadline,
         volume,
         drills,
         copy_failures,

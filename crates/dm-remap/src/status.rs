@@ -173,10 +173,10 @@ pub(crate) fn text(report: &StatusReport) -> String {
     }
     let io = if report.main.direct { "direct I/O" } else { "through the page cache" };
     row("main", &format!("{} ({}, {io})", report.main.path, format_size(report.size)));
-    for (n, spare) in report.spares.iter().enumerate() {
+    for spare in &report.spares {
         let at = if spare.start > 0 { format!(" from {}", format_size(spare.start)) } else { String::new() };
         row(
-            &format!("spare {n}"),
+            &format!("spare {}", spare.number),
             &format!("{}{at} ({}): {}", spare.path, format_size(spare.size), slot_words(&spare.slots)),
         );
     }
@@ -379,7 +379,7 @@ pub(crate) mod tests {
             created: 0,
             uptime: 61,
             main: MainReport { path: "/dev/sdb".into(), logical_block: 512, direct: true },
-            spares: vec![SpareReport { path: "/spare".into(), start: 0, size: 5 << 20, slots }],
+            spares: vec![SpareReport { number: 0, path: "/spare".into(), start: 0, size: 5 << 20, slots }],
             slots,
             max_remaps: None,
             table: TableReport { entries: 0, remapped_blocks: 0, pending_blocks: 0, lost_sectors: 0 },

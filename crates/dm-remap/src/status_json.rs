@@ -54,6 +54,9 @@ pub(crate) struct MainReport {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SpareReport {
+    /// Its number in the volume.
+    #[serde(default)]
+    pub(crate) number: u8,
     pub(crate) path: String,
     /// First byte of the slice.
     pub(crate) start: u64,
@@ -229,7 +232,6 @@ pub(crate) fn fault_word(fault: Fault) -> &'static str {
 /// What the server knows beside the volume's own status.
 pub(crate) struct Surroundings {
     /// First bytes of the spares' slices, in the volume's order.
-    pub(crate) spare_starts: Vec<u64>,
     pub(crate) copy_failures: u64,
     pub(crate) suspended_by_command: bool,
     pub(crate) drills: Vec<DrillReport>,
@@ -240,9 +242,10 @@ pub(crate) struct Surroundings {
 impl StatusReport {
     /// The report of a volume in this process.
     pub(crate) fn of(status: &Status, around: Surroundings) -> Self {
-        let spares = status.spares.iter().enumerate().map(|(n, spare)| SpareReport {
+        let spares = status.spares.iter().map(|spare| SpareReport {
+            number: spare.number,
             path: spare.path.display().to_string(),
-            start: around.spare_starts.get(n).copied().unwrap_or(0),
+            start: spare.start,
             size: spare.size,
             slots: spare.slots.into(),
         });

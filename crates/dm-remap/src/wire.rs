@@ -65,12 +65,12 @@ pub(crate) struct TableHead {
     /// In bytes.
     pub(crate) block_size: u32,
     pub(crate) main: String,
-    /// In the volume's order.
+    /// By their numbers in the volume.
     pub(crate) spares: Vec<SpareHead>,
 }
 
-/// Where a spare is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Where a spare is; empty for one that has left the volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SpareHead {
     pub(crate) path: String,
     /// First byte of the slice.

@@ -35,7 +35,9 @@ impl Metadata {
     /// It is too small.
     pub(crate) fn of(spare: PathBuf, size: u64) -> anyhow::Result<Self> {
         let shape = layout::plan(&[size], BLOCK).context("a spare")?;
-        let starts = layout::copy_places(&[size]).iter().map(|place| place.start).collect();
+        let spares = layout::first_spares(&[([0; 16], size)], &shape, BLOCK);
+        let places = layout::copy_places(&spares, &layout::first_homes(1));
+        let starts = places.iter().map(|place| place.start).collect();
         Ok(Self { spare, size, shape, starts })
     }
 

@@ -8,7 +8,9 @@
 
 use alloc::vec::Vec;
 
-use remap_format::{Cause, Entry, EntryFlags, EntryState, NO_BLOCK};
+use arrayvec::ArrayVec;
+use remap_format::layout::metadata_ranges;
+use remap_format::{COPIES, Cause, Entry, EntryFlags, EntryState, NO_BLOCK, SpareRecord};
 
 use crate::memory::{self, NoMemory};
 use crate::units::Slot;
@@ -35,6 +37,8 @@ struct Spare {
     taken: Vec<Vec<u64>>,
     cursor: u64,
     counts: SlotCounts,
+    /// The spare is about to leave: no slot of it is handed out.
+    leaving: bool,
 }
 
 /// All slots of all spares.
@@ -70,6 +74,11 @@ impl Spare {
         chunk.get_mut((slot % CHUNK_SLOTS / 64) as usize).ok_or(NoMemory)
     }
 
+    /// Slots that can be handed out.
+    fn free(&self) -> u64 {
+        if self.leaving { 0 } else { self.counts.free }
+    }
+
     /// Marks a slot taken; `false` if it was.
     fn take(&mut self, slot: u64) -> Result<bool, NoMemory> {
         let word = self.word(slot)?;
@@ -102,16 +111,29 @@ impl Spare {
     }
 }
 
+/// The slots (as ranges) that touch what is kept free for metadata on a spare.
+pub(crate) fn reserved_slots(
+    spare: &SpareRecord,
+    block_size: u64,
+) -> ArrayVec<(u64, u64), { COPIES as usize }> {
+    let mut slots = ArrayVec::new();
+    for (start, len) in metadata_ranges(spare) {
+        slots.push((start / block_size, (start + len).div_ceil(block_size)));
+    }
+    slots
+}
+
 impl SparePool {
-    /// Adds the next spare: `slots` slots, of which those in `metadata` (slot ranges) are never handed out.
+    /// Adds spare `index` (the next one, or in the place of one that has left): `slots` slots, of which those in `metadata`
+    /// (slot ranges) are never handed out.
     ///
     /// # Errors
     /// [`NoMemory`].
-    pub fn add_spare(&mut self, slots: u64, metadata: &[(u64, u64)]) -> Result<(), NoMemory> {
+    pub fn add_spare(&mut self, index: u8, slots: u64, metadata: &[(u64, u64)]) -> Result<(), NoMemory> {
         let chunks = usize::try_from(slots.div_ceil(CHUNK_SLOTS)).map_err(|_| NoMemory)?;
         let mut taken = memory::list(chunks)?;
         memory::resize(&mut taken, chunks, Vec::new());
-        let mut spare = Spare { slots, taken, cursor: 0, counts: SlotCounts::default() };
+        let mut spare = Spare { slots, taken, cursor: 0, counts: SlotCounts::default(), leaving: false };
         let mut usable = slots;
         for &(start, end) in metadata {
             for slot in start..end.min(slots) {
@@ -121,7 +143,32 @@ impl SparePool {
             }
         }
         spare.counts = SlotCounts { total: usable, free: usable, retired: 0 };
-        memory::try_push(&mut self.spares, spare)
+        match self.spares.get_mut(usize::from(index)) {
+            Some(place) => *place = spare,
+            None => memory::try_push(&mut self.spares, spare)?,
+        }
+        Ok(())
+    }
+
+    /// From now on no slot of the spare is handed out (or, if it stays after all, they are again).
+    pub fn set_leaving(&mut self, spare: u8, leaving: bool) {
+        if let Some(spare) = self.spares.get_mut(usize::from(spare)) {
+            spare.leaving = leaving;
+        }
+    }
+
+    /// The spare has left: it has no slots any more, and what went bad on it is forgotten.
+    pub fn remove_spare(&mut self, spare: u8) {
+        self.retired.retain(|entry| Slot(entry.slot).spare() != spare);
+        if let Some(spare) = self.spares.get_mut(usize::from(spare)) {
+            *spare = Spare {
+                slots: 0,
+                taken: Vec::new(),
+                cursor: 0,
+                counts: SlotCounts::default(),
+                leaving: true,
+            };
+        }
     }
 
     /// Totals of one spare, or of all.
@@ -131,7 +178,7 @@ impl SparePool {
             self.spares.iter().enumerate().filter(|(i, _)| spare.is_none_or(|s| usize::from(s) == *i));
         chosen.fold(SlotCounts::default(), |sum, (_, s)| SlotCounts {
             total: sum.total + s.counts.total,
-            free: sum.free + s.counts.free,
+            free: sum.free + s.free(),
             retired: sum.retired + s.counts.retired,
         })
     }
@@ -167,13 +214,13 @@ impl SparePool {
     /// [`NoMemory`] to note that it is taken.
     pub fn acquire(&mut self) -> Result<Option<Slot>, NoMemory> {
         // Stay on one spare, so that neighbours land side by side, until another has clearly more room.
-        let most = self.spares.iter().enumerate().max_by_key(|(_, s)| s.counts.free).map_or(0, |(i, _)| i);
-        let free = |i: usize| self.spares.get(i).map_or(0, |s| s.counts.free);
+        let most = self.spares.iter().enumerate().max_by_key(|(_, s)| s.free()).map_or(0, |(i, _)| i);
+        let free = |i: usize| self.spares.get(i).map_or(0, Spare::free);
         if free(self.last) == 0 || free(most) > free(self.last) + free(self.last) / 16 + 64 {
             self.last = most;
         }
         let index = self.last;
-        let Some(spare) = self.spares.get_mut(index).filter(|s| s.counts.free > 0) else { return Ok(None) };
+        let Some(spare) = self.spares.get_mut(index).filter(|s| s.free() > 0) else { return Ok(None) };
         let found = spare.find_free(spare.cursor, spare.slots).or_else(|| spare.find_free(0, spare.cursor));
         let Some((slot, spare_index)) = found.zip(u8::try_from(index).ok()) else { return Ok(None) };
         if !spare.take(slot)? {
@@ -247,8 +294,8 @@ mod tests {
 
     fn pool(slots: &[u64], metadata: &[(u64, u64)]) -> SparePool {
         let mut pool = SparePool::default();
-        for &slots in slots {
-            pool.add_spare(slots, metadata).expect("memory");
+        for (index, &slots) in (0..).zip(slots) {
+            pool.add_spare(index, slots, metadata).expect("memory");
         }
         pool
     }

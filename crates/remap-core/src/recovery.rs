@@ -14,17 +14,16 @@ mod scan;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use arrayvec::ArrayVec;
 use remap_format::layout::{self, CopyShape};
-use remap_format::{COPIES, DecodeError, Entry, EntryState, MAX_SPARES, Superblock, SuperblockFlags};
+use remap_format::{COPIES, DecodeError, Entry, EntryState, Superblock, SuperblockFlags};
 
 use self::replay::Session;
-use self::scan::{match_devices, newest_superblock};
+use self::scan::{Strangers, match_devices, newest_superblock};
 use crate::canary::Planted;
 use crate::elect::ElectionError;
 use crate::memory::{self, NoMemory};
 use crate::op::Fault;
-use crate::pool::{ClaimError, SparePool};
+use crate::pool::{ClaimError, SparePool, reserved_slots};
 use crate::table::Table;
 use crate::units::Block;
 
@@ -118,6 +117,16 @@ pub enum RecoveryError {
         missing: u8,
         /// Spares of the volume.
         expected: usize,
+    },
+    /// A spare that is not, or not any more, or not yet, one of the volume's.
+    #[error(
+        "spare {spare} is not part of volume '{name}': it was taken out of it, or joining it did not finish; leave it out"
+    )]
+    NotAMember {
+        /// Which of the given devices.
+        spare: usize,
+        /// The volume's name.
+        name: String,
     },
     /// A device was given twice or a spare was cloned.
     #[error("spares {first} and {second} are the same spare or copies of each other")]
@@ -238,8 +247,8 @@ impl From<Inconsistency> for RecoveryError {
 pub struct Recovered {
     /// The volume as its newest superblock describes it (role, area and generation are those of the checkpoint).
     pub superblock: Superblock,
-    /// For each spare of the volume, which of the given devices it is.
-    pub devices: Vec<usize>,
+    /// For each spare of the volume, which of the given devices it is; `None`: it has left the volume.
+    pub devices: Vec<Option<usize>>,
     /// The table.
     pub table: Table,
     /// Its slots.
@@ -250,6 +259,8 @@ pub struct Recovered {
     pub journal_position: u32,
     /// What was found in each copy.
     pub copies: Vec<CopyReport>,
+    /// Superblocks where no copy lives any more (spare, first byte): left behind by copies that moved.
+    pub strays: Vec<(u8, u64)>,
     /// Must all copies be written anew before the volume is served?
     pub needs_repair: bool,
 }
@@ -261,14 +272,14 @@ impl Recovered {
         self.copies.iter().filter(|c| c.flaw.is_none()).count() as u8
     }
 
-    /// A volume that has never been written: `superblock` describes it, `entries` are in its table from the start.
+    /// A volume that has never been written: `superblock` describes it, `entries` are in its table from the start, its devices are
+    /// given in the order of its spares.
     ///
     /// # Errors
     /// Memory, or entries that contradict each other.
     pub fn fresh(superblock: Superblock, entries: &[Entry]) -> Result<Self, RecoveryError> {
-        let sizes = spare_sizes(&superblock);
         let mut copies = memory::list(usize::from(COPIES))?;
-        for place in layout::copy_places(&sizes) {
+        for place in layout::copy_places(&superblock.spares, &superblock.homes) {
             let report = CopyReport {
                 copy: place.copy,
                 spare: place.spare,
@@ -288,7 +299,9 @@ impl Recovered {
         }
         let generation = superblock.generation;
         let mut devices = memory::list(superblock.spares.len())?;
-        memory::extend(&mut devices, superblock.spares.len(), 0..superblock.spares.len());
+        let mut given = 0..superblock.spares.len();
+        let numbers = superblock.spares.iter().map(|s| if s.is_present() { given.next() } else { None });
+        memory::extend(&mut devices, superblock.spares.len(), numbers);
         Ok(Self {
             superblock,
             devices,
@@ -297,6 +310,7 @@ impl Recovered {
             generation,
             journal_position: 0,
             copies,
+            strays: Vec::new(),
             needs_repair: true,
         })
     }
@@ -314,29 +328,16 @@ pub fn shape_of(superblock: &Superblock) -> CopyShape {
     CopyShape { area_pages: superblock.area_pages, journal_pages: superblock.journal_pages }
 }
 
-/// The sizes of the volume's spares in bytes.
-pub(crate) fn spare_sizes(superblock: &Superblock) -> ArrayVec<u64, MAX_SPARES> {
-    let mut sizes = ArrayVec::new();
-    superblock.spares.iter().for_each(|spare| sizes.push(spare.size));
-    sizes
-}
-
 /// The same superblock once more.
 fn copy_of(superblock: &Superblock) -> Result<Superblock, NoMemory> {
     superblock.try_clone().map_err(|_| NoMemory)
 }
 
 pub(crate) fn empty_pool(superblock: &Superblock) -> Result<SparePool, NoMemory> {
-    let sizes = spare_sizes(superblock);
     let block_size = u64::from(superblock.block_size());
     let mut pool = SparePool::default();
     for (index, spare) in (0u8..).zip(&superblock.spares) {
-        let mut metadata = layout::metadata_ranges(&sizes, index, &shape_of(superblock));
-        for range in &mut metadata {
-            let (start, len) = *range;
-            *range = (start / block_size, (start + len).div_ceil(block_size));
-        }
-        pool.add_spare(spare.slots, &metadata)?;
+        pool.add_spare(index, spare.slots, &reserved_slots(spare, block_size))?;
     }
     Ok(pool)
 }
@@ -428,13 +429,14 @@ fn recover_from(
     sizes: &[u64],
     released_too: bool,
 ) -> Result<Recovered, RecoveryError> {
-    let superblock = newest_superblock(reader, sizes)?;
-    let devices = match_devices(reader, sizes, &superblock)?;
+    let superblock = newest_superblock(reader, sizes, None)?;
+    let (devices, strays) = match_devices(reader, sizes, &superblock, Strangers::Refused)?;
     if superblock.flags.has(SuperblockFlags::RELEASED) && !released_too {
         return Err(RecoveryError::Released { name: superblock.name });
     }
     for (spare, record) in (0u8..).zip(&superblock.spares) {
-        let found = devices.get(usize::from(spare)).and_then(|&d| sizes.get(d)).copied().unwrap_or(0);
+        let device = devices.get(usize::from(spare)).copied().flatten();
+        let found = device.and_then(|d| sizes.get(d)).copied().unwrap_or(0);
         if found < record.size {
             return Err(RecoveryError::SpareShrank { spare, found, expected: record.size });
         }
@@ -443,23 +445,27 @@ fn recover_from(
     let entries = match session.read_checkpoint() {
         Err(lost @ RecoveryError::TableLost { .. }) if session.journal_is_empty() => {
             let generation = session.generation();
-            return recover_before(reader, devices, superblock, generation)?.ok_or(lost);
+            return recover_before(reader, sizes, generation)?.ok_or(lost);
         }
         other => other?,
     };
     let (table, pool) = session.build(&entries)?;
-    session.replay(table, pool)
+    let mut recovered = session.replay(table, pool)?;
+    recovered.needs_repair |= !strays.is_empty();
+    recovered.strays = strays;
+    Ok(recovered)
 }
 
 /// The elected checkpoint cannot be read, and nothing was committed after it: what it was made of says the same, where a crash
-/// left it in place. `None`: it is not there any more, or it ends elsewhere.
+/// left it in place (a spare that was to join with that checkpoint has not). `None`: it is not there any more, or it ends elsewhere.
 fn recover_before(
     reader: &mut dyn SpareReader,
-    devices: Vec<usize>,
-    newest: Superblock,
+    sizes: &[u64],
     lost: u64,
 ) -> Result<Option<Recovered>, RecoveryError> {
-    let replayed = Session::begin(reader, devices, newest, Some(lost)).and_then(|mut session| {
+    let replayed = newest_superblock(reader, sizes, Some(lost)).and_then(|before| {
+        let (devices, _) = match_devices(reader, sizes, &before, Strangers::Ignored)?;
+        let mut session = Session::begin(reader, devices, before, Some(lost))?;
         let entries = session.read_checkpoint()?;
         let (table, pool) = session.build(&entries)?;
         session.replay(table, pool)

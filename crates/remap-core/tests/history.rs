@@ -7,10 +7,8 @@ use remap_core::op::{Buffer, DeviceId, Fault, OpKind};
 use remap_core::recovery::history::{Generation, generations, recover_at};
 use remap_core::recovery::{Recovered, SpareReader, recover, shape_of};
 use remap_core::units::{Extent, Now, Sector};
-use remap_format::layout::{copy_places, plan};
-use remap_format::{
-    Cause, CopyRole, Entry, MainIdentity, PAGE_SIZE, Policy, SpareRecord, Superblock, SuperblockFlags,
-};
+use remap_format::layout::{copy_places, first_homes, first_spares, plan};
+use remap_format::{Cause, CopyRole, Entry, MainIdentity, PAGE_SIZE, Policy, Superblock, SuperblockFlags};
 
 const SPARE: u64 = 1 << 20;
 const BLOCKS: u64 = 64;
@@ -45,7 +43,8 @@ fn superblock(generation: u64) -> Superblock {
         volume: [1; 16],
         name: "past".into(),
         spare_index: 0,
-        spares: vec![SpareRecord { uuid: [2; 16], size: SPARE, slots: SPARE / 4096 }],
+        spares: first_spares(&[([2; 16], SPARE)], &shape, 4096),
+        homes: first_homes(1),
         block_shift: 12,
         policy: Policy::RemapOnly,
         flags: SuperblockFlags::default(),
@@ -100,7 +99,8 @@ impl Life {
             return Ok(());
         };
         let at = extent.start().0 * 512;
-        let places = copy_places(&[SPARE]);
+        let volume = superblock(0);
+        let places = copy_places(&volume.spares, &volume.homes);
         let copy = places.iter().rposition(|place| place.start <= at).expect("within a copy");
         let record = bytes.starts_with(b"JRNL");
         if !record || self.stored[copy] {
@@ -223,7 +223,7 @@ fn damage_ends_what_can_be_proven_and_nothing_else() {
     let now = life.engine.generation();
     assert_eq!(life.check(), [now, now - 1, now - 2, now - 3, now - 4]);
     let shape = shape_of(&superblock(0));
-    let places = copy_places(&[SPARE]);
+    let places = copy_places(&superblock(0).spares, &first_homes(1));
     let whole = life.bytes.clone();
     let smash = |life: &mut Life, copies: usize, offset: u64| {
         for place in places.iter().take(copies) {

@@ -15,7 +15,7 @@ use remap_core::engine::{Command, CommandId, Engine, EngineConfig, Event};
 use remap_core::op::{Buffer, DeviceId, Fault, Op, OpId, OpKind, Request, RequestId, RequestKind};
 use remap_core::recovery::Recovered;
 use remap_core::units::{Extent, Now, Sector};
-use remap_format::layout::plan;
+use remap_format::layout::{first_homes, first_spares, plan};
 use remap_format::{
     Cause, CopyRole, Entry, EntryState, MainIdentity, Policy, SpareRecord, Superblock, SuperblockFlags,
 };
@@ -59,7 +59,8 @@ impl Run {
             volume: [1; 16],
             name: "transcript".into(),
             spare_index: 0,
-            spares: vec![SpareRecord { uuid: [2; 16], size: SPARE_SIZE, slots }],
+            spares: vec![SpareRecord { slots, ..first_spares(&[([2; 16], SPARE_SIZE)], &shape, 4096)[0] }],
+            homes: first_homes(1),
             block_shift: 12,
             policy: if value("policy") == Some("remap-only") {
                 Policy::RemapOnly

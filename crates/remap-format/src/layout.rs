@@ -1,11 +1,12 @@
 //! Where the parts of a volume lie on its spares: pure arithmetic, the same when writing and when searching.
 //!
-//! Invariant: copies of one spare never overlap, start at an anchor that follows from the spare's size alone, and lie
-//! as far from each other as the spare allows, so that local damage takes one.
+//! Invariant: a copy starts at an anchor, which follows from its spare's size and number of anchors alone; what is reserved
+//! behind an anchor never overlaps another's, and anchors lie as far from each other as the spare allows, so that local
+//! damage takes one copy. Which copy lives at which anchor (its home) is in the superblock, for spares come and go.
 
 use alloc::vec::Vec;
 
-use crate::{COPIES, MAX_SPARES, PAGE_ENTRIES, PAGE_SIZE};
+use crate::{COPIES, CopyHome, MAX_SPARES, PAGE_ENTRIES, PAGE_SIZE, SpareRecord};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// Superblock pages at the front of a copy, written in turn.
@@ -66,6 +67,12 @@ impl CopyShape {
         (SUPERBLOCK_PAGES + 2 * u64::from(self.area_pages) + u64::from(self.journal_pages)) * PAGE
     }
 
+    /// Pages of a copy.
+    #[must_use]
+    pub fn pages(&self) -> u32 {
+        u32::try_from(self.bytes() / PAGE).unwrap_or(u32::MAX)
+    }
+
     /// Entries that a checkpoint can hold.
     #[must_use]
     pub fn capacity(&self) -> u64 {
@@ -88,6 +95,18 @@ impl CopyShape {
     #[must_use]
     pub fn journal_at(&self, position: u32) -> u64 {
         (SUPERBLOCK_PAGES + 2 * u64::from(self.area_pages) + u64::from(position)) * PAGE
+    }
+
+    /// The largest copy that `pages` pages can hold; `None` if that is none.
+    #[must_use]
+    pub fn within(pages: u32) -> Option<Self> {
+        let (mut fits, mut too_many) = (0, u64::from(pages));
+        while too_many - fits > 1 {
+            let area = u64::midpoint(fits, too_many);
+            let shape = Self::for_capacity(area * PAGE_ENTRIES as u64);
+            if shape.bytes() <= u64::from(pages) * PAGE { fits = area } else { too_many = area }
+        }
+        (fits > 0).then(|| Self::for_capacity((fits * PAGE_ENTRIES as u64).min(MAX_ENTRIES)))
     }
 
     fn for_capacity(entries: u64) -> Self {
@@ -131,59 +150,90 @@ pub fn search_places(size: u64) -> Vec<u64> {
     places
 }
 
-/// Where the five copies lie on spares of these sizes.
+/// Where the copies of a volume live that is made of `spares` spares: spread over all of them.
 #[must_use]
-pub fn copy_places(sizes: &[u64]) -> Vec<CopyPlace> {
-    let mut places = Vec::new();
-    for copy in 0..COPIES {
-        let spare = usize::from(copy) % sizes.len().max(1);
-        let Some(&size) = sizes.get(spare) else { continue };
-        let spare = spare as u8;
-        let count = copies_on(spare, sizes.len());
-        let index = copy / u8::try_from(sizes.len()).unwrap_or(COPIES);
-        places.push(CopyPlace { copy, spare, start: anchor(size, index, count) });
-    }
-    places
+pub fn first_homes(spares: usize) -> [CopyHome; COPIES as usize] {
+    let spares = u8::try_from(spares.max(1)).unwrap_or(COPIES);
+    core::array::from_fn(|copy| {
+        let copy = copy as u8;
+        CopyHome { spare: copy % spares, anchor: copy / spares }
+    })
+}
+
+/// The spares of a volume that is made of these (UUID, size in bytes), with room for their share of the copies.
+#[must_use]
+pub fn first_spares(spares: &[([u8; 16], u64)], shape: &CopyShape, block_size: u64) -> Vec<SpareRecord> {
+    let record = |(index, &(uuid, size)): (usize, &([u8; 16], u64))| {
+        let anchors = u8::try_from(index).map_or(0, |index| copies_on(index, spares.len()));
+        SpareRecord { uuid, size, slots: size / block_size, anchors, reserve_pages: shape.pages() }
+    };
+    spares.iter().enumerate().map(record).collect()
+}
+
+/// A spare that joins a volume whose copies have this shape. It gets anchors for all five copies, so that every other spare
+/// can leave; as large as would befit a volume of its own, if it is the larger one.
+///
+/// # Errors
+/// [`LayoutError`] with the least size that would do (`spare` is its number in the error).
+pub fn joining_spare(
+    uuid: [u8; 16],
+    size: u64,
+    spare: u8,
+    shape: &CopyShape,
+    block_size: u64,
+) -> Result<SpareRecord, LayoutError> {
+    let own = plan(&[size], block_size).map_or(0, |own| own.pages());
+    let record =
+        |anchors, reserve_pages| SpareRecord { uuid, size, slots: size / block_size, anchors, reserve_pages };
+    let wishes = [(COPIES, own.max(shape.pages()))];
+    let fewer = (0..=COPIES).rev().map(|anchors| (anchors, shape.pages()));
+    wishes
+        .into_iter()
+        .chain(fewer)
+        .map(|(anchors, pages)| record(anchors, pages))
+        .find(|record| spare_fits(record, block_size))
+        .ok_or(LayoutError::TooSmall { spare, size, block_size, least: 2 * LABEL_BYTES.max(block_size) })
+}
+
+/// Where copies live on these spares, in the order of the copies.
+#[must_use]
+pub fn copy_places(
+    spares: &[SpareRecord],
+    homes: &[CopyHome; COPIES as usize],
+) -> [CopyPlace; COPIES as usize] {
+    let mut copy = 0;
+    homes.map(|CopyHome { spare, anchor: index }| {
+        let start = spares.get(usize::from(spare)).map_or(0, |s| anchor(s.size, index, s.anchors));
+        copy += 1;
+        CopyPlace { copy: copy - 1, spare, start }
+    })
 }
 
 /// Bytes at the front of a spare that holds only a label.
 pub const LABEL_BYTES: u64 = SUPERBLOCK_PAGES * PAGE;
 
-/// Byte ranges `(start, len)` of spare `spare` that hold metadata and therefore no slot.
+/// Byte ranges `(start, len)` of a spare that are kept for metadata and therefore hold no slot.
+pub fn metadata_ranges(spare: &SpareRecord) -> impl Iterator<Item = (u64, u64)> + Clone + use<> {
+    let SpareRecord { size, anchors, reserve_pages, .. } = *spare;
+    let len = if anchors == 0 { LABEL_BYTES } else { u64::from(reserve_pages) * PAGE };
+    (0..anchors.max(1)).map(move |index| (anchor(size, index, anchors), len))
+}
+
+/// Does what is reserved on a spare fit on it, side by side, and leave a slot?
 #[must_use]
-pub fn metadata_ranges(sizes: &[u64], spare: u8, shape: &CopyShape) -> Vec<(u64, u64)> {
-    let mut ranges: Vec<_> =
-        copy_places(sizes).iter().filter(|p| p.spare == spare).map(|p| (p.start, shape.bytes())).collect();
-    if ranges.is_empty() {
-        ranges.push((0, LABEL_BYTES));
-    }
-    ranges
+pub fn spare_fits(spare: &SpareRecord, block_size: u64) -> bool {
+    let ranges = metadata_ranges(spare);
+    let ends = ranges.clone().skip(1).map(|(start, _)| start).chain([spare.size]);
+    let apart = ranges.clone().zip(ends).all(|((start, len), end)| start + len <= end);
+    let taken: u64 = ranges.map(|(start, len)| (start + len).div_ceil(block_size) - start / block_size).sum();
+    apart && spare.size / block_size > taken
 }
 
-/// Slots of a spare that no metadata touches.
-fn usable_slots(sizes: &[u64], spare: u8, shape: &CopyShape, block_size: u64) -> u64 {
-    let Some(&size) = sizes.get(usize::from(spare)) else { return 0 };
-    let taken: u64 = metadata_ranges(sizes, spare, shape)
-        .iter()
-        .map(|(start, len)| (start + len).div_ceil(block_size) - start / block_size)
-        .sum();
-    (size / block_size).saturating_sub(taken)
-}
-
+/// The first spare on which a share of copies of this shape does not fit.
 fn fits(sizes: &[u64], shape: &CopyShape, block_size: u64) -> Result<(), u8> {
-    for spare in 0..sizes.len().min(MAX_SPARES) as u8 {
-        let size = sizes.get(usize::from(spare)).copied().unwrap_or(0);
-        let count = copies_on(spare, sizes.len());
-        let gap_ok = (0..count).all(|i| {
-            let end = if i + 1 == count { size } else { anchor(size, i + 1, count) };
-            anchor(size, i, count) + shape.bytes() <= end
-        });
-        let label_ok = count > 0 || size >= LABEL_BYTES;
-        if !gap_ok || !label_ok || usable_slots(sizes, spare, shape, block_size) == 0 {
-            return Err(spare);
-        }
-    }
-    Ok(())
+    let spares: Vec<_> = sizes.iter().map(|&size| ([0; 16], size)).collect();
+    let misfit = first_spares(&spares, shape, block_size).iter().position(|s| !spare_fits(s, block_size));
+    misfit.map_or(Ok(()), |spare| Err(spare as u8))
 }
 
 /// Chooses the shape of the copies for spares of these sizes (bytes): room for an entry per slot on small spares, about
@@ -242,9 +292,9 @@ mod tests {
     fn copies_never_overlap_and_lie_apart() {
         for size in [300 << 10, 1 << 20, 5 << 20, 64 << 20, 1 << 30, 50 << 30, 1 << 40] {
             for count in 1..=7usize {
-                let sizes = vec![size; count];
-                let Ok(shape) = plan(&sizes, 4096) else { continue };
-                let places = copy_places(&sizes);
+                let Ok(shape) = plan(&vec![size; count], 4096) else { continue };
+                let spares = first_spares(&vec![([0; 16], size); count], &shape, 4096);
+                let places = copy_places(&spares, &first_homes(count));
                 assert_eq!(places.len(), 5);
                 for a in &places {
                     assert!(a.start + shape.bytes() <= size, "{size} {count} {a:?}");
@@ -269,6 +319,29 @@ mod tests {
                 "{block_size}: {least} is the least"
             );
         }
+    }
+
+    #[test]
+    fn the_largest_copy_within_some_pages() {
+        assert_eq!(CopyShape::within(11), None);
+        for pages in [12, 13, 100, 4096, 1 << 18] {
+            let shape = CopyShape::within(pages).expect("twelve pages hold the least copy");
+            assert!(shape.pages() <= pages && (shape.pages() + 3 > pages), "{pages}: {shape:?}");
+        }
+    }
+
+    #[test]
+    fn a_spare_that_joins_takes_all_copies_if_it_can() {
+        let shape = plan(&[64 << 20], 4096).expect("fits");
+        for size in [16u64 << 10, 64 << 10, 1 << 20, 64 << 20, 50 << 30] {
+            let joined = joining_spare([1; 16], size, 1, &shape, 4096).expect("fits");
+            assert!(spare_fits(&joined, 4096), "{joined:?}");
+            assert!(joined.reserve_pages >= shape.pages());
+            assert_eq!(joined.anchors == COPIES, size >= 64 << 20, "{joined:?}");
+        }
+        let large = joining_spare([1; 16], 50 << 30, 1, &shape, 4096).expect("fits");
+        assert!(CopyShape::within(large.reserve_pages).is_some_and(|s| s.capacity() > 1_000_000));
+        assert!(joining_spare([1; 16], 8192, 1, &shape, 4096).is_err());
     }
 
     #[test]

@@ -23,8 +23,8 @@ pub use entry::{Cause, ENTRY_SIZE, Entry, EntryFlags, EntryState, NO_BLOCK, NO_S
 pub use journal::{MAX_RECORD_EDITS, MAX_RECORD_PAGES, RawRecordHeader, Record, RecordHeader};
 pub use page::{CheckpointPage, PAGE_ENTRIES, PageHeader, RawPageHeader};
 pub use superblock::{
-    CopyRole, MAX_SPARES, MainIdentity, Policy, RawSpare, RawSuperblock, SpareRecord, Superblock,
-    SuperblockFlags, TEXT_LEN,
+    CopyHome, CopyRole, MAX_SPARES, MainIdentity, Policy, RawHome, RawSpare, RawSuperblock, SpareRecord,
+    Superblock, SuperblockFlags, TEXT_LEN,
 };
 
 /// Metadata is read and written in pages of this many bytes, whatever the device's logical block size (512 or 4096).

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::layout::{self, CopyShape};
 use crate::page::seal;
 use crate::{COPIES, DecodeError, PAGE_SIZE, VERSION, checksum};
 
@@ -95,6 +96,30 @@ pub struct SpareRecord {
     pub size: u64,
     /// Slots in it, those under metadata included (never allocated).
     pub slots: u64,
+    /// Places for copies on it, 0 to 5; with none it holds only a label.
+    pub anchors: u8,
+    /// Pages reserved at each of them.
+    pub reserve_pages: u32,
+}
+
+impl SpareRecord {
+    /// What is left of a spare that has left the volume: its number stays taken.
+    pub const GONE: Self = Self { uuid: [0; 16], size: 0, slots: 0, anchors: 0, reserve_pages: 0 };
+
+    /// Is it part of the volume?
+    #[must_use]
+    pub fn is_present(&self) -> bool {
+        self.size != 0
+    }
+}
+
+/// Where a copy lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyHome {
+    /// On which spare.
+    pub spare: u8,
+    /// At which of its anchors.
+    pub anchor: u8,
 }
 
 /// A decoded superblock.
@@ -108,8 +133,10 @@ pub struct Superblock {
     pub name: String,
     /// Which of the volume's spares this one is.
     pub spare_index: u8,
-    /// All spares of the volume, in order; 1 to [`MAX_SPARES`].
+    /// All spares of the volume, in order; 1 to [`MAX_SPARES`], those that left included.
     pub spares: Vec<SpareRecord>,
+    /// Where the copies live.
+    pub homes: [CopyHome; COPIES as usize],
     /// Block size: 2^shift bytes, shift 9 to 16.
     pub block_shift: u8,
     /// Policy.
@@ -148,6 +175,22 @@ pub struct RawSpare {
     pub size: U64,
     /// Slots.
     pub slots: U64,
+    /// Pages reserved at each anchor.
+    pub reserve_pages: U32,
+    /// Anchors.
+    pub anchors: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+/// The bytes of a copy's home.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct RawHome {
+    /// Spare.
+    pub spare: u8,
+    /// Anchor on it.
+    pub anchor: u8,
 }
 
 /// The bytes of a superblock.
@@ -218,13 +261,15 @@ pub struct RawSuperblock {
     pub main_content_uuid: [u8; TEXT_LEN],
     /// Volume name.
     pub name: [u8; TEXT_LEN],
-    /// The spares; unused ones zero.
+    /// The spares; unused ones, and those that left, zero.
     pub spares: [RawSpare; MAX_SPARES],
+    /// Where the copies live.
+    pub homes: [RawHome; COPIES as usize],
     /// Zero.
     pub reserved_3: [u8; PAGE_SIZE - RAW_USED],
 }
 
-const RAW_USED: usize = 144 + 5 * TEXT_LEN + MAX_SPARES * size_of::<RawSpare>();
+const RAW_USED: usize = 144 + 5 * TEXT_LEN + MAX_SPARES * size_of::<RawSpare>() + 2 * COPIES as usize;
 const _: () = assert!(size_of::<RawSuperblock>() == PAGE_SIZE);
 
 fn text(field: &str) -> [u8; TEXT_LEN] {
@@ -279,6 +324,11 @@ impl Superblock {
     #[must_use]
     pub fn block_size(&self) -> u32 {
         1 << self.block_shift
+    }
+
+    /// The spares that are part of the volume, with their numbers.
+    pub fn present(&self) -> impl Iterator<Item = (u8, &SpareRecord)> {
+        (0u8..).zip(&self.spares).filter(|(_, spare)| spare.is_present())
     }
 
     /// Sectors in a block.
@@ -346,8 +396,16 @@ impl Superblock {
         raw.main_content_uuid = text(&self.main.content_uuid);
         raw.name = text(&self.name);
         for (to, from) in raw.spares.iter_mut().zip(&self.spares) {
-            *to = RawSpare { uuid: from.uuid, size: from.size.into(), slots: from.slots.into() };
+            *to = RawSpare {
+                uuid: from.uuid,
+                size: from.size.into(),
+                slots: from.slots.into(),
+                reserve_pages: from.reserve_pages.into(),
+                anchors: from.anchors,
+                reserved: [0; 3],
+            };
         }
+        raw.homes = self.homes.map(|home| RawHome { spare: home.spare, anchor: home.anchor });
         out.copy_from_slice(raw.as_bytes());
         seal(out, CRC_AT, SALT);
     }
@@ -377,6 +435,7 @@ impl Superblock {
             (role, _) => return Err(impossible("role", role.into())),
         };
         let spares = decode_spares(raw)?;
+        let homes = decode_homes(raw, &spares)?;
         let name = untext(&raw.name, "name")?;
         if name.is_empty() {
             return Err(impossible("name", 0));
@@ -387,6 +446,7 @@ impl Superblock {
             name,
             spare_index: raw.spare_index,
             spares,
+            homes,
             block_shift: raw.block_shift,
             policy: if raw.policy == 1 { Policy::RemapOnly } else { Policy::RewriteThenRemap },
             flags: SuperblockFlags(raw.flags.get()),
@@ -419,20 +479,55 @@ fn decode_spares(raw: &RawSuperblock) -> Result<Vec<SpareRecord>, DecodeError> {
     let mut spares = Vec::new();
     spares.try_reserve_exact(count).map_err(|_| DecodeError::Memory(WHAT))?;
     for (index, spare) in raw.spares.iter().enumerate() {
-        if index < count {
-            let record = SpareRecord { uuid: spare.uuid, size: spare.size.get(), slots: spare.slots.get() };
-            if record.slots > record.size >> raw.block_shift {
-                return Err(impossible("slots", record.slots));
-            }
-            spares.push(record);
-        } else if spare.as_bytes().iter().any(|&b| b != 0) {
+        let unused = spare.as_bytes().iter().all(|&b| b == 0);
+        if unused && index < count {
+            spares.push(SpareRecord::GONE);
+        } else if index < count {
+            spares.push(decode_spare(raw, spare)?);
+        } else if !unused {
             return Err(impossible("spares", index as u64));
         }
     }
-    if spares.get(usize::from(raw.spare_index)).is_none_or(|s| s.uuid != raw.spare) {
-        return Err(impossible("spare_index", raw.spare_index.into()));
+    match spares.get(usize::from(raw.spare_index)) {
+        Some(own) if own.is_present() && own.uuid == raw.spare => Ok(spares),
+        _ => Err(impossible("spare_index", raw.spare_index.into())),
     }
-    Ok(spares)
+}
+
+fn decode_spare(raw: &RawSuperblock, spare: &RawSpare) -> Result<SpareRecord, DecodeError> {
+    let record = SpareRecord {
+        uuid: spare.uuid,
+        size: spare.size.get(),
+        slots: spare.slots.get(),
+        anchors: spare.anchors,
+        reserve_pages: spare.reserve_pages.get(),
+    };
+    if record.size == 0 || record.size >= 1 << 63 || record.slots > record.size >> raw.block_shift {
+        return Err(impossible("slots", record.slots));
+    }
+    let fits = record.anchors <= COPIES && layout::spare_fits(&record, 1 << raw.block_shift);
+    if !fits || spare.reserved != [0; 3] {
+        return Err(impossible("anchors", record.anchors.into()));
+    }
+    Ok(record)
+}
+
+/// Every copy has a home of its own, in which it fits.
+fn decode_homes(
+    raw: &RawSuperblock,
+    spares: &[SpareRecord],
+) -> Result<[CopyHome; COPIES as usize], DecodeError> {
+    let homes = raw.homes.map(|home| CopyHome { spare: home.spare, anchor: home.anchor });
+    let shape = CopyShape { area_pages: raw.area_pages.get(), journal_pages: raw.journal_pages.get() };
+    for (copy, home) in homes.iter().enumerate() {
+        let spare = spares.get(usize::from(home.spare)).copied().unwrap_or(SpareRecord::GONE);
+        let room = u64::from(spare.reserve_pages) * PAGE_SIZE as u64;
+        let shared = homes.iter().skip(copy + 1).any(|other| other == home);
+        if home.anchor >= spare.anchors || shape.bytes() > room || shared {
+            return Err(impossible("homes", copy as u64));
+        }
+    }
+    Ok(homes)
 }
 
 fn check_fields(raw: &RawSuperblock) -> Result<(), DecodeError> {

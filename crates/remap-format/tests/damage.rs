@@ -1,8 +1,8 @@
 //! Whatever a device returns, decoding ends with the value that was written or with an error.
 
 use remap_format::{
-    Cause, CheckpointPage, CopyRole, DecodeError, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT,
-    PageHeader, Policy, RawEntry, Record, RecordHeader, SpareRecord, Superblock, SuperblockFlags,
+    Cause, CheckpointPage, CopyHome, CopyRole, DecodeError, Entry, EntryFlags, EntryState, MainIdentity,
+    NO_SLOT, PageHeader, Policy, RawEntry, Record, RecordHeader, SpareRecord, Superblock, SuperblockFlags,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -26,7 +26,8 @@ fn superblock() -> Superblock {
         volume: [7; 16],
         name: "v".into(),
         spare_index: 0,
-        spares: vec![SpareRecord { uuid: [9; 16], size: 1 << 20, slots: 256 }],
+        spares: vec![SpareRecord { uuid: [9; 16], size: 1 << 20, slots: 256, anchors: 5, reserve_pages: 12 }],
+        homes: remap_format::layout::first_homes(1),
         block_shift: 12,
         policy: Policy::RewriteThenRemap,
         flags: SuperblockFlags::default(),
@@ -177,4 +178,39 @@ fn entries_that_cannot_be_are_refused_behind_the_checksum() {
         }
         assert!(Entry::decode(&raw, 8).is_err(), "{what}");
     }
+}
+
+#[test]
+fn metadata_lie_within_their_spare_and_copies_at_homes_of_their_own() {
+    let decoded = |superblock: &Superblock| {
+        let mut page = vec![0; 4096];
+        superblock.encode(&mut page);
+        Superblock::decode(&page)
+    };
+    let good = superblock();
+    assert_eq!(decoded(&good).as_ref(), Ok(&good));
+    let field = |outcome: Result<Superblock, DecodeError>| match outcome {
+        Err(DecodeError::Field { field, .. }) => field,
+        other => panic!("{other:?}"),
+    };
+    for (area_pages, journal_pages) in [(u32::MAX, 8), (1, u32::MAX), (1, 100), (200, 8)] {
+        let large = Superblock { area_pages, journal_pages, ..good.clone() };
+        assert_eq!(field(decoded(&large)), "homes");
+    }
+    for change in [
+        SpareRecord { size: 8192, slots: 2, ..good.spares[0] },
+        SpareRecord { reserve_pages: 60, ..good.spares[0] },
+        SpareRecord { anchors: 6, ..good.spares[0] },
+    ] {
+        assert_eq!(field(decoded(&Superblock { spares: vec![change], ..good.clone() })), "anchors");
+    }
+    let shared = [0, 1, 2, 3, 3].map(|anchor| CopyHome { spare: 0, anchor });
+    let outside = [0, 1, 2, 3, 5].map(|anchor| CopyHome { spare: 0, anchor });
+    let elsewhere = [0, 1, 2, 3, 4].map(|anchor| CopyHome { spare: anchor / 4, anchor });
+    for homes in [shared, outside, elsewhere] {
+        assert_eq!(field(decoded(&Superblock { homes, ..good.clone() })), "homes");
+    }
+    let mut two = good.clone();
+    two.spares.insert(0, SpareRecord::GONE);
+    assert_eq!(field(decoded(&two)), "spare_index", "a spare that has left has no superblock");
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 
-use remap_format::layout::{copy_places, plan};
+use remap_format::layout::{copy_places, first_homes, first_spares, plan};
 use remap_format::{
     Cause, CheckpointPage, CopyRole, Entry, EntryFlags, EntryState, MainIdentity, NO_BLOCK, NO_SLOT,
     PageHeader, Policy, RawEntry, RawPageHeader, RawRecordHeader, RawSpare, RawSuperblock, Record,
-    RecordHeader, SpareRecord, Superblock, SuperblockFlags,
+    RecordHeader, Superblock, SuperblockFlags,
 };
 
 /// Fields of a table: name, offset, size.
@@ -65,9 +65,9 @@ fn tables_agree_with_the_layouts() {
             fields!(RawSuperblock: magic, crc, version, role, copy, compat, ro_compat, incompat, volume, spare,
                 generation, entries, area_pages, journal_pages, flags, spare_index, spare_count, copies, block_shift,
                 area, policy, reserved, created, written, main_size, main_logical_block, reserved_2, main_wwn,
-                main_serial, main_model, main_content_uuid, name, spares, reserved_3),
+                main_serial, main_model, main_content_uuid, name, spares, homes, reserved_3),
         ),
-        ("spare_record", 32, fields!(RawSpare: uuid, size, slots)),
+        ("spare_record", 40, fields!(RawSpare: uuid, size, slots, reserve_pages, anchors, reserved)),
         (
             "entry",
             48,
@@ -107,7 +107,8 @@ fn superblock() -> Superblock {
         volume: *b"golden-volume-id",
         name: "golden \u{e9}".into(),
         spare_index: 0,
-        spares: vec![SpareRecord { uuid: *b"golden-spare--id", size: SPARE_SIZE, slots: SPARE_SIZE / 4096 }],
+        spares: first_spares(&[(*b"golden-spare--id", SPARE_SIZE)], &shape, 4096),
+        homes: first_homes(1),
         block_shift: 12,
         policy: Policy::RemapOnly,
         flags: SuperblockFlags::default(),
@@ -171,7 +172,7 @@ fn image() -> BTreeMap<u64, Vec<u8>> {
     let mut pages = BTreeMap::new();
     let base = superblock();
     let shape = plan(&[SPARE_SIZE], 4096).unwrap();
-    for place in copy_places(&[SPARE_SIZE]) {
+    for place in copy_places(&base.spares, &base.homes) {
         let mut page = vec![0; 4096];
         Superblock { role: CopyRole::Copy(place.copy), ..base.clone() }.encode(&mut page);
         pages.insert(place.start + shape.superblock_at(1), page);
@@ -313,8 +314,11 @@ fn a_reader_made_of_the_tables_reads_the_stored_image() {
         assert_eq!((number("block_shift"), number("policy"), number("main_size")), (12, 1, 1 << 40));
         let name = reader.field("superblock", "name", superblock);
         assert_eq!(std::str::from_utf8(name).unwrap().trim_end_matches('\0'), "golden \u{e9}");
-        let spare = &reader.field("superblock", "spares", superblock)[..32];
+        let spare = &reader.field("superblock", "spares", superblock)[..40];
         assert_eq!(reader.number("spare_record", "size", spare), SPARE_SIZE.into());
+        assert_eq!(reader.number("spare_record", "anchors", spare), 5);
+        let home = &reader.field("superblock", "homes", superblock)[2 * index as usize..][..2];
+        assert_eq!(home, [0, index as u8], "spare and anchor of this copy");
 
         let area_pages = number("area_pages") as u64;
         let checkpoint = reader.page(start + (2 + number("area") as u64 * area_pages) * 4096);

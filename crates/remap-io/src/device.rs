@@ -102,6 +102,12 @@ impl Device {
         Ok(device)
     }
 
+    /// First byte of the slice on the file or device.
+    #[must_use]
+    pub fn start(&self) -> u64 {
+        self.shared.base
+    }
+
     /// The path that it was opened by.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -11,6 +11,7 @@ mod queue;
 mod regions;
 mod spares;
 mod status;
+mod swap;
 mod volume;
 
 pub use queue::VolumeQueue;
@@ -20,4 +21,5 @@ pub use spares::{
     lost_entries, main_identity, rehearse, rewrite,
 };
 pub use status::{LaneCounters, SpareStatus, Status};
+pub use swap::SpareError;
 pub use volume::{MAX_IO, OnNotice, OpenError, OpenOptions, OpenReport, Stopped, Volume, lost_extents};

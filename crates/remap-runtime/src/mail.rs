@@ -94,6 +94,8 @@ pub(crate) enum ToQueue {
     Done { part: u64, result: Result<(), FrontError>, bad: Vec<Extent> },
     /// Say so once no fast-lane operation on the extent that began before now is left.
     Grace { grace: u64, extent: Extent },
+    /// Spares joined or left: let go of those that are gone.
+    SparesChanged,
 }
 
 /// A queue as the owner sees it.

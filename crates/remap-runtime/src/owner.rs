@@ -257,10 +257,10 @@ impl Owner<'_> {
         }
     }
 
-    fn device(&self, id: DeviceId) -> &Device {
+    fn device(&self, id: DeviceId) -> Option<Device> {
         match id {
-            DeviceId::Main => &self.shared.main,
-            DeviceId::Spare(n) => &self.shared.spares[usize::from(n)],
+            DeviceId::Main => Some(self.shared.main.clone()),
+            DeviceId::Spare(n) => self.shared.spares.get(n),
         }
     }
 
@@ -285,7 +285,10 @@ impl Owner<'_> {
             None => None,
         };
         let (offset, len) = if flush { (0, 0) } else { (op.extent.start().0 * SECTOR_SIZE, len) };
-        let device = self.device(op.device).clone();
+        let Some(device) = self.device(op.device) else {
+            self.engine.handle_completion(self.clock.now(), op.id, Err(Fault::Gone));
+            return;
+        };
         self.io.submit(op.id.0, DeviceOp { device, kind, offset, len, buf }, self.shared.deadline);
     }
 

@@ -100,6 +100,8 @@ pub struct VolumeQueue {
     parts: Slab<Part>,
     fast_out: usize,
     graces: Vec<Grace>,
+    /// Spares by their numbers, as last seen.
+    spares: Vec<Option<Device>>,
     done: VecDeque<FrontCompletion>,
     pool: Vec<Buf>,
     pool_bytes: usize,
@@ -122,6 +124,7 @@ impl VolumeQueue {
             parts: Slab::EMPTY,
             fast_out: 0,
             graces: Vec::new(),
+            spares: shared.spares.snapshot(),
             done: VecDeque::new(),
             pool: Vec::new(),
             pool_bytes: 0,
@@ -132,11 +135,14 @@ impl VolumeQueue {
         self.mail.counters.add(lane, by);
     }
 
-    fn device(&self, id: DeviceId) -> &Device {
-        match id {
-            DeviceId::Main => &self.shared.main,
-            DeviceId::Spare(n) => &self.shared.spares[usize::from(n)],
+    /// `None`: a spare that has left since the placement was looked up.
+    fn device(&mut self, id: DeviceId) -> Option<Device> {
+        let DeviceId::Spare(n) = id else { return Some(self.shared.main.clone()) };
+        if self.spares.get(usize::from(n)).is_none_or(Option::is_none) {
+            // It joined since they were last seen.
+            self.spares = self.shared.spares.snapshot();
         }
+        self.spares.get(usize::from(n)).cloned().flatten()
     }
 
     fn refusal(&self, kind: RequestKind) -> Option<FrontError> {
@@ -158,8 +164,11 @@ impl VolumeQueue {
     }
 
     fn submit_flush(&mut self, active: usize) {
-        let spares = u8::try_from(self.shared.spares.len()).unwrap_or(u8::MAX);
-        for device in std::iter::once(DeviceId::Main).chain((0..spares).map(DeviceId::Spare)) {
+        // Another queue's writes may be on a spare that this one has not seen yet.
+        self.spares = self.shared.spares.snapshot();
+        let here = |n: &u8| self.spares.get(usize::from(*n)).is_some_and(Option::is_some);
+        let spares: Vec<u8> = (0u8..).take(self.spares.len()).filter(here).collect();
+        for device in std::iter::once(DeviceId::Main).chain(spares.into_iter().map(DeviceId::Spare)) {
             self.begin(Part { active, extent: None, device, slow: false }, IoKind::Flush, 0);
         }
     }
@@ -263,7 +272,7 @@ impl VolumeQueue {
     }
 
     fn begin(&mut self, part: Part, kind: IoKind, offset: u64) {
-        let device = self.device(part.device).clone();
+        let device = self.device(part.device);
         let deadline = self.shared.deadline;
         let index = self.parts.add(part);
         let Some(active) = self.actives.get(part.active) else { return };
@@ -276,7 +285,12 @@ impl VolumeQueue {
         });
         self.fast_out += 1;
         self.count(Lane::Fast, 1);
-        self.io.submit(index as u64, DeviceOp { device, kind, offset, len, buf }, deadline);
+        match device {
+            Some(device) => {
+                self.io.submit(index as u64, DeviceOp { device, kind, offset, len, buf }, deadline);
+            }
+            None => self.fast_done(index, Err(Fault::Gone)),
+        }
     }
 
     /// Takes completions of devices and mail from the owner.
@@ -292,6 +306,7 @@ impl VolumeQueue {
                         self.part_done(index, result, &bad);
                     }
                     ToQueue::Grace { grace, extent } => self.begin_grace(grace, extent),
+                    ToQueue::SparesChanged => self.spares = self.shared.spares.snapshot(),
                 }
             }
         }

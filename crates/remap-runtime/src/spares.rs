@@ -12,8 +12,8 @@ use remap_core::recovery::{Recovered, RecoveryError, SpareReader, recover};
 use remap_core::units::{Extent, SECTOR_SIZE};
 use remap_format::layout::{self, LayoutError};
 use remap_format::{
-    Cause, CopyRole, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT, PAGE_SIZE, Policy, SpareRecord,
-    Superblock, SuperblockFlags,
+    Cause, CopyRole, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT, PAGE_SIZE, Policy, Superblock,
+    SuperblockFlags,
 };
 use remap_io::{AllocError, Buf, Device, Identity};
 
@@ -297,17 +297,14 @@ fn prepare(
     let sizes: Vec<u64> = spares.iter().map(|s| s.size() - s.size() % block_size).collect();
     let shape = layout::plan(&sizes, block_size)?;
     let time = unix_seconds();
-    let spare_records = sizes.iter().map(|&size| SpareRecord {
-        uuid: *uuid::Uuid::new_v4().as_bytes(),
-        size,
-        slots: size / block_size,
-    });
+    let records: Vec<_> = sizes.iter().map(|&size| (*uuid::Uuid::new_v4().as_bytes(), size)).collect();
     let superblock = Superblock {
         role: CopyRole::Copy(0),
         volume: *uuid::Uuid::new_v4().as_bytes(),
         name: Superblock::clip_text(&options.name),
         spare_index: 0,
-        spares: spare_records.collect(),
+        spares: layout::first_spares(&records, &shape, block_size),
+        homes: layout::first_homes(records.len()),
         block_shift: options.block_size.trailing_zeros() as u8,
         policy: options.policy,
         flags: SuperblockFlags::default(),
@@ -352,18 +349,20 @@ fn check_devices(main: &Device, spares: &[Device], options: &AdoptOptions) -> Re
             block_size: options.block_size,
         });
     }
-    for device in spares {
-        let spare = device.path().display().to_string();
-        if device.limits().read_only {
-            return Err(AdoptError::ReadOnly(spare));
-        }
-        let spare_block = device.limits().logical_block;
-        if spare_block > main_block {
-            return Err(AdoptError::LogicalBlock { spare, spare_block, main_block });
-        }
-        if options.force {
-            continue;
-        }
+    spares.iter().try_for_each(|spare| check_spare(spare, main_block, options.force))
+}
+
+/// May this device become a spare, over whatever is on it with `force`?
+pub(crate) fn check_spare(device: &Device, main_block: u32, force: bool) -> Result<(), AdoptError> {
+    let spare = device.path().display().to_string();
+    if device.limits().read_only {
+        return Err(AdoptError::ReadOnly(spare));
+    }
+    let spare_block = device.limits().logical_block;
+    if spare_block > main_block {
+        return Err(AdoptError::LogicalBlock { spare, spare_block, main_block });
+    }
+    if !force {
         match examine(std::slice::from_ref(device), true) {
             Ok(found) if found.superblock.flags.has(SuperblockFlags::RELEASED) => {}
             Ok(found) => return Err(AdoptError::InUse { spare, name: found.superblock.name }),
@@ -383,7 +382,7 @@ fn check_devices(main: &Device, spares: &[Device], options: &AdoptOptions) -> Re
 }
 
 /// Makes sure that no superblock of an earlier life is found on the spare.
-fn wipe(spare: &Device) -> Result<(), RewriteError> {
+pub(crate) fn wipe(spare: &Device) -> Result<(), RewriteError> {
     let pages = (layout::SUPERBLOCK_PAGES as usize) * PAGE_SIZE;
     let zeroes = Buf::alloc(pages)?;
     for place in layout::search_places(spare.size()) {
@@ -427,9 +426,10 @@ fn write_copies(spares: &[Device], mut recovered: Recovered) -> Result<u64, Rewr
 }
 
 /// Carries out one operation of an engine that only writes metadata.
-fn perform(spares: &[Device], devices: &[usize], op: Op) -> Result<(), Fault> {
+fn perform(spares: &[Device], devices: &[Option<usize>], op: Op) -> Result<(), Fault> {
     let DeviceId::Spare(n) = op.device else { return Err(Fault::Unsupported) };
-    let device = devices.get(usize::from(n)).and_then(|&d| spares.get(d)).ok_or(Fault::Gone)?;
+    let device = devices.get(usize::from(n)).copied().flatten();
+    let device = device.and_then(|d| spares.get(d)).ok_or(Fault::Gone)?;
     match op.kind {
         OpKind::Write { from: Buffer::Owned(bytes), fua } => {
             let mut buf = Buf::alloc(bytes.len()).map_err(|_| Fault::NoMemory)?;

@@ -14,6 +14,10 @@ use crate::regions::Region;
 /// A spare of the volume.
 #[derive(Clone, Debug)]
 pub struct SpareStatus {
+    /// Its number in the volume.
+    pub number: u8,
+    /// First byte of its slice on the file or device.
+    pub start: u64,
     /// Where it is.
     pub path: PathBuf,
     /// Size of the slice in bytes.

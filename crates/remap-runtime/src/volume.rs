@@ -27,6 +27,7 @@ use crate::queue::VolumeQueue;
 use crate::regions::worst_regions;
 use crate::spares::{examine, main_identity};
 use crate::status::{LaneCounters, SpareStatus, Status};
+use crate::swap::SpareDevices;
 
 /// Largest request that a front end may submit, in bytes (the NBD protocol's own limit for clients that do not ask).
 pub const MAX_IO: u32 = 32 << 20;
@@ -75,8 +76,8 @@ pub struct OpenReport {
     pub repaired: bool,
     /// Things a person should know.
     pub warnings: Vec<String>,
-    /// For each spare of the volume, which of the given ones it is.
-    pub devices: Vec<usize>,
+    /// For each spare of the volume, which of the given ones it is; `None`: it has left the volume.
+    pub devices: Vec<Option<usize>>,
 }
 
 /// Why a volume could not be opened.
@@ -139,8 +140,7 @@ pub struct Stopped;
 /// What queues, owner and handles share.
 pub(crate) struct Shared {
     pub(crate) main: Device,
-    /// Spares in the volume's order.
-    pub(crate) spares: Vec<Device>,
+    pub(crate) spares: SpareDevices,
     pub(crate) view: Arc<View>,
     pub(crate) volume: Superblock,
     pub(crate) read_only: bool,
@@ -180,7 +180,7 @@ impl Shared {
 /// A volume in service. Cheap to clone; the last handle that goes stops it.
 #[derive(Clone)]
 pub struct Volume {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     _last: Arc<StopWithLast>,
 }
 
@@ -227,7 +227,7 @@ impl Volume {
             recovered.needs_repair = false;
         }
         let devices = recovered.devices.clone();
-        let spares = devices.iter().filter_map(|&d| spares.get(d).cloned()).collect();
+        let spares = devices.iter().map(|d| d.and_then(|d| spares.get(d).cloned())).collect();
         let on_notice = options.on_notice.take();
         let volume = Self::start(main, spares, recovered, &options, on_notice)?;
         Ok((volume, OpenReport { copies, repaired, warnings, devices }))
@@ -235,7 +235,7 @@ impl Volume {
 
     fn start(
         main: Device,
-        spares: Vec<Device>,
+        spares: Vec<Option<Device>>,
         recovered: Recovered,
         options: &OpenOptions,
         on_notice: Option<OnNotice>,
@@ -243,7 +243,7 @@ impl Volume {
         let clock = Clock::start();
         let shared = Arc::new(Shared {
             main,
-            spares,
+            spares: SpareDevices::of(spares),
             view: Arc::clone(recovered.table.view()),
             volume: recovered.superblock.clone(),
             read_only: options.read_only,
@@ -279,7 +279,7 @@ impl Volume {
     }
 
     /// Asks the engine something, in the owner's thread.
-    fn query<T: Send + 'static>(
+    pub(crate) fn query<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&Engine) -> T + Send + 'static,
     ) -> Result<T, Stopped> {
@@ -356,7 +356,7 @@ impl Volume {
         self.query(move |engine| lost_extents(engine.table().iter(), per_block, sectors))
     }
 
-    /// The volume as its superblock describes it.
+    /// The volume as its superblock described it when it was opened (spares may have come and gone since).
     #[must_use]
     pub fn superblock(&self) -> &Superblock {
         &self.shared.volume
@@ -376,8 +376,9 @@ impl Volume {
         if self.shared.read_only {
             return Ok(());
         }
-        let devices = std::iter::once(&self.shared.main).chain(&self.shared.spares);
-        let refused: Vec<&Device> = devices.filter(|device| device.flush().is_err()).collect();
+        let spares = self.spares().into_iter().map(|(_, spare)| spare);
+        let devices = std::iter::once(self.shared.main.clone()).chain(spares);
+        let refused: Vec<Device> = devices.filter(|device| device.flush().is_err()).collect();
         refused.first().map_or(Ok(()), |device| Err(device.path().to_path_buf()))
     }
 }
@@ -495,10 +496,12 @@ fn status_of(shared: &Shared, engine: &Engine) -> Status {
     for queue in shared.queues() {
         queue.counters.add_to(&mut lanes);
     }
-    let spares = (0u8..).zip(&shared.spares).map(|(n, device)| SpareStatus {
+    let spares = shared.spares.present().into_iter().map(|(number, device)| SpareStatus {
+        number,
         path: device.path().to_path_buf(),
+        start: device.start(),
         size: device.size(),
-        slots: engine.slots(Some(n)),
+        slots: engine.slots(Some(number)),
     });
     let volume = engine.volume();
     Status {

@@ -185,7 +185,7 @@ fn damaged_copies_are_repaired_and_five_are_refused() {
     volume.command(Command::Remap(extent(800, 8), Cause::Manual)).expect("remap");
     volume.stop();
     drop(volume);
-    let places = remap_format::layout::copy_places(&[2 << 20]);
+    let places = common::copy_places(&[2 << 20]);
     for damaged in 1..=5 {
         let before = std::fs::read(lab.spare(0)).expect("spare");
         let mut bytes = before.clone();
@@ -247,7 +247,7 @@ fn a_spare_whose_copies_are_all_fenced_is_still_known() {
     volume.stop();
     drop(volume);
     let mut bytes = std::fs::read(lab.spare(1)).expect("spare");
-    for place in remap_format::layout::copy_places(&[2 << 20; 2]).iter().filter(|p| p.spare == 1) {
+    for place in common::copy_places(&[2 << 20; 2]).iter().filter(|p| p.spare == 1) {
         let start = place.start as usize;
         let pages = [0, 4096].map(|page| start + page..start + page + 4096);
         let found = pages
@@ -270,7 +270,7 @@ fn a_spare_whose_copies_are_all_fenced_is_still_known() {
 fn a_spare_behind_a_bad_cable_is_not_recovered_from() {
     let lab = Lab::make(Policy::default(), 1);
     let before = std::fs::read(lab.spare(0)).expect("spare");
-    let sector = remap_format::layout::copy_places(&[2 << 20])[1].start / 512;
+    let sector = common::copy_places(&[2 << 20])[1].start / 512;
     for (errno, refused) in [("ENOLINK", true), ("ENODEV", true), ("ENODATA", false)] {
         let drill =
             Arc::new(Drill::parse(&format!("bad=sectors:{sector},errno={errno},on=read")).expect("drill"));

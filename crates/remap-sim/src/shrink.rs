@@ -156,9 +156,10 @@ fn resize(scenario: &mut Scenario, block_shift: u8, blocks: u64, spares: usize) 
         return;
     }
     let metadata = |s: &Scenario| -> u64 {
-        let shape = s.shape().ok();
-        let ranges = |n| shape.map(|shape| layout::metadata_ranges(&s.spares, n, &shape)).unwrap_or_default();
-        (0..s.spares.len() as u8).flat_map(ranges).map(|(_, len)| len).sum()
+        let Ok(shape) = s.shape() else { return 0 };
+        let sizes: Vec<_> = s.spares.iter().map(|&size| ([0; 16], size)).collect();
+        let records = layout::first_spares(&sizes, &shape, 1 << s.block_shift);
+        records.iter().flat_map(layout::metadata_ranges).map(|(_, len)| len).sum()
     };
     let free = scenario.spares.iter().sum::<u64>().saturating_sub(metadata(scenario));
     let slots = (free >> scenario.block_shift).max(1);

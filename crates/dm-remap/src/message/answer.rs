@@ -10,6 +10,7 @@ use remap_core::engine::{Command, CommandOutcome, RequestError};
 use remap_core::units::{Block, Extent, SECTOR_SIZE, Sector, Slot};
 use remap_format::{Cause, Entry, EntryState};
 
+use super::spares;
 use crate::cli::DrillTarget;
 use crate::serve::{Baseline, Service};
 use crate::status_json::{StatusReport, fault_word};
@@ -17,8 +18,8 @@ use crate::status_line::{health_code, health_percent};
 use crate::units::{Sectors, format_count, format_sectors, parse_sector};
 
 /// Commands that the unknown-command reply names.
-const KNOWN: &str = "ping, remap, verify, clear, health, stats, save, restore, suspend, resume, drill, help, \
-                     metadata_status, sync";
+const KNOWN: &str = "ping, remap, verify, clear, health, stats, save, restore, suspend, resume, add-spare, \
+                     retire-spare, migrate, drill, help, metadata_status, sync";
 /// A dump or a generation is no answer for a volume in service.
 const TABLE_IN_SERVICE_IS_NEWER: &str = "error: the table in service is newer than any dump or generation, and the blocks that moved \
      since would be lost: nothing was changed. 'restore' without arguments repairs the copies on the spares. To go back to an earlier \
@@ -47,7 +48,19 @@ fn unknown(command: &str) -> String {
 }
 
 fn carry_out(service: &Service, command: &str, args: &[&str]) -> Outcome {
-    let changes = ["remap", "test_remap", "clear", "save", "sync", "restore", "suspend", "resume"];
+    let changes = [
+        "remap",
+        "test_remap",
+        "clear",
+        "save",
+        "sync",
+        "restore",
+        "suspend",
+        "resume",
+        "add-spare",
+        "retire-spare",
+        "migrate",
+    ];
     if changes.contains(&command) && report(service)?.read_only {
         return Err("error: the volume is served read-only".into());
     }
@@ -108,6 +121,10 @@ fn carry_out(service: &Service, command: &str, args: &[&str]) -> Outcome {
             run(service, Command::Suspend).map(|_| "remapping suspended".into())
         }
         ("resume", []) => run(service, Command::Resume).map(|_| "remapping resumed".into()),
+        ("add-spare", [spare]) => spares::add(service, spare),
+        ("retire-spare", [number]) => spares::retire(service, number),
+        ("migrate", [spare]) => spares::migrate(service, spare, None),
+        ("migrate", [spare, number]) => spares::migrate(service, spare, Some(number)),
         ("drill", [device, switch]) => drill(service, device, switch),
         (known, _) if KNOWN.split(", ").any(|word| word == known) => {
             Err(format!("error: wrong arguments for '{known}' (see 'dm-remap help message')"))
@@ -168,7 +185,7 @@ fn spare_sector(service: &Service, entry: &Entry, sector: Sector) -> Option<(u8,
 
 /// `4711`, or `4711 of spare1` where there are several.
 fn spare_words(service: &Service, (spare, sector): (u8, u64)) -> String {
-    if service.spares.len() > 1 { format!("{sector} of spare{spare}") } else { sector.to_string() }
+    if service.volume.spares().len() > 1 { format!("{sector} of spare{spare}") } else { sector.to_string() }
 }
 
 fn is_lost(service: &Service, entry: &Entry, sector: Sector) -> bool {
@@ -347,7 +364,8 @@ fn differences(service: &Service) -> Result<usize, String> {
     for _ in 0..ATTEMPTS {
         let before = service.volume.status().map_err(stopped)?.generation;
         let entries = service.volume.entries().map_err(stopped)?;
-        let found = remap_runtime::examine(&service.spares, true);
+        let spares: Vec<_> = service.volume.spares().into_iter().map(|(_, device)| device).collect();
+        let found = remap_runtime::examine(&spares, true);
         if service.volume.status().map_err(stopped)?.generation != before {
             continue;
         }

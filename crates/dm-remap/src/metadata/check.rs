@@ -81,7 +81,7 @@ impl VolumePart {
         Self {
             name: superblock.name.clone(),
             uuid: Uuid::from_bytes(superblock.volume).to_string(),
-            spares: superblock.spares.len(),
+            spares: superblock.present().count(),
             generation,
             released: superblock.flags.has(SuperblockFlags::RELEASED),
             entries,

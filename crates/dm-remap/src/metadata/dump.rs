@@ -7,8 +7,8 @@ use anyhow::{Context as _, ensure};
 use remap_core::recovery::Recovered;
 use remap_core::units::Slot;
 use remap_format::{
-    Cause, CopyRole, Entry, EntryFlags, EntryState, MAX_SPARES, MainIdentity, NO_BLOCK, NO_SLOT, PAGE_SIZE,
-    Policy, SpareRecord, Superblock, SuperblockFlags,
+    COPIES, Cause, CopyHome, CopyRole, Entry, EntryFlags, EntryState, MAX_SPARES, MainIdentity, NO_BLOCK,
+    NO_SLOT, PAGE_SIZE, Policy, SpareRecord, Superblock, SuperblockFlags,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -27,6 +27,7 @@ pub(crate) struct Dump {
     volume: VolumePart,
     main: MainPart,
     spares: Vec<SparePart>,
+    copies: Vec<CopyPart>,
     entries: Vec<EntryPart>,
     retired: Vec<RetiredPart>,
 }
@@ -66,6 +67,16 @@ struct SparePart {
     uuid: String,
     size: u64,
     slots: u64,
+    anchors: u8,
+    reserve_pages: u32,
+}
+
+/// Where a copy lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CopyPart {
+    spare: u8,
+    anchor: u8,
 }
 
 /// An entry, for people and programs; also the element of `map list --json`.
@@ -255,8 +266,11 @@ impl Dump {
                     uuid: Uuid::from_bytes(p.uuid).to_string(),
                     size: p.size,
                     slots: p.slots,
+                    anchors: p.anchors,
+                    reserve_pages: p.reserve_pages,
                 })
                 .collect(),
+            copies: s.homes.iter().map(|h| CopyPart { spare: h.spare, anchor: h.anchor }).collect(),
             entries: recovered.table.iter().map(EntryPart::of).collect(),
             retired: recovered.pool.retired().iter().map(RetiredPart::of).collect(),
         }
@@ -315,14 +329,22 @@ impl Dump {
         );
         ensure!(v.block_size.is_power_of_two(), "block size {} is not a power of two", v.block_size);
         let policy = [Policy::RewriteThenRemap, Policy::RemapOnly].into_iter().find(|p| p.word() == v.policy);
-        let spare = |p: &SparePart| Ok(SpareRecord { uuid: uuid(&p.uuid)?, size: p.size, slots: p.slots });
-        let spares = self.spares.iter().map(spare).collect::<anyhow::Result<_>>()?;
+        let spare = |p: &SparePart| {
+            let &SparePart { size, slots, anchors, reserve_pages, .. } = p;
+            anyhow::Ok(SpareRecord { uuid: uuid(&p.uuid)?, size, slots, anchors, reserve_pages })
+        };
+        let spares: Vec<SpareRecord> = self.spares.iter().map(spare).collect::<anyhow::Result<_>>()?;
+        let homes: Vec<CopyHome> =
+            self.copies.iter().map(|c| CopyHome { spare: c.spare, anchor: c.anchor }).collect();
+        let homes = homes.try_into().ok().with_context(|| format!("a volume has {COPIES} copies"))?;
+        let first = spares.iter().position(SpareRecord::is_present).unwrap_or(0);
         let superblock = Superblock {
             role: CopyRole::Copy(0),
             volume: uuid(&v.uuid)?,
             name: Superblock::clip_text(&v.name),
-            spare_index: 0,
+            spare_index: u8::try_from(first).unwrap_or(0),
             spares,
+            homes,
             block_shift: u8::try_from(v.block_size.trailing_zeros()).unwrap_or(u8::MAX),
             policy: policy.with_context(|| format!("unknown policy '{}'", v.policy))?,
             flags: if v.released { SuperblockFlags::RELEASED } else { SuperblockFlags::default() },
@@ -355,6 +377,9 @@ mod tests {
     use super::*;
     use crate::map::pieces::tests::entry;
     use remap_core::pool::SparePool;
+    use remap_format::layout::{CopyShape, first_homes, first_spares};
+
+    const SHAPE: CopyShape = CopyShape { area_pages: 3, journal_pages: 8 };
 
     fn superblock() -> Superblock {
         Superblock {
@@ -362,18 +387,16 @@ mod tests {
             volume: [7; 16],
             name: "probe".into(),
             spare_index: 0,
-            spares: vec![
-                SpareRecord { uuid: [1; 16], size: 4 << 20, slots: 1024 },
-                SpareRecord { uuid: [2; 16], size: 4 << 20, slots: 1024 },
-            ],
+            spares: first_spares(&[([1; 16], 4 << 20), ([2; 16], 4 << 20)], &SHAPE, 4096),
+            homes: first_homes(2),
             block_shift: 12,
             policy: Policy::RemapOnly,
             flags: SuperblockFlags::RELEASED,
             generation: u64::MAX - 1,
             area: 1,
             entries: 0,
-            area_pages: 3,
-            journal_pages: 8,
+            area_pages: SHAPE.area_pages,
+            journal_pages: SHAPE.journal_pages,
             created: 1_700_000_000,
             written: 1_700_000_100,
             compat: 0,

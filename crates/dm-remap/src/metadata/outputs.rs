@@ -46,16 +46,16 @@ impl Outputs {
         superblock: &Superblock,
         opener: &mut Opener,
     ) -> anyhow::Result<Self> {
-        if args.len() != superblock.spares.len() {
+        if args.len() != superblock.present().count() {
             let text = format!(
                 "volume '{}' has {} spares: give as many --output, in their order",
                 superblock.name,
-                superblock.spares.len()
+                superblock.present().count()
             );
             return Err(refusal(Exit::Usage, text));
         }
         let mut outputs = Self::default();
-        for (arg, record) in args.iter().zip(&superblock.spares) {
+        for (arg, (_, record)) in args.iter().zip(superblock.present()) {
             let path = arg.path.display();
             if !arg.path.exists() {
                 let file = File::create_new(&arg.path).with_context(|| format!("{path}: cannot be made"))?;

@@ -48,7 +48,7 @@ pub(crate) fn gather(spares: &[Device]) -> anyhow::Result<Option<Salvage>> {
     }
 }
 
-/// Writes what was gathered to `outputs`, which are in the volume's order; calls `progress` with blocks done and in all.
+/// Writes what was gathered to `outputs`, one for each spare that is part of the volume, in its order; calls `progress` with blocks done and in all.
 ///
 /// # Errors
 /// The outputs do not fit or cannot be written.
@@ -59,11 +59,11 @@ pub(crate) fn repair(
 ) -> anyhow::Result<Outcome> {
     let Salvage { superblock, entries, devices, doubts } = gathered;
     ensure!(
-        outputs.len() == superblock.spares.len(),
+        outputs.len() == superblock.present().count(),
         "the volume has {} spares: give as many --output, in their order",
-        superblock.spares.len()
+        superblock.present().count()
     );
-    for (output, record) in outputs.iter().zip(&superblock.spares) {
+    for (output, (_, record)) in outputs.iter().zip(superblock.present()) {
         let path = output.path().display();
         ensure!(
             output.size() >= record.size,
@@ -74,9 +74,12 @@ pub(crate) fn repair(
     }
     let remapped = || entries.iter().filter(|e| e.state == EntryState::Remapped);
     let total = remapped().map(|e| u64::from(e.count)).sum();
+    let mut given = outputs.iter();
+    let numbered: Vec<Option<&Device>> =
+        superblock.spares.iter().map(|s| if s.is_present() { given.next() } else { None }).collect();
     let mut copier = Copier {
         devices: &devices,
-        outputs,
+        outputs: &numbered,
         block_size: u64::from(superblock.block_size()),
         block_sectors: superblock.block_sectors(),
         entries: Vec::new(),
@@ -112,7 +115,8 @@ fn fault_error(fault: Fault) -> anyhow::Error {
 
 struct Copier<'d> {
     devices: &'d [Option<Device>],
-    outputs: &'d [Device],
+    /// By their numbers in the volume.
+    outputs: &'d [Option<&'d Device>],
     block_size: u64,
     block_sectors: u32,
     entries: Vec<Entry>,
@@ -154,6 +158,8 @@ impl Copier<'_> {
         let output = self
             .outputs
             .get(usize::from(slot.spare()))
+            .copied()
+            .flatten()
             .context("an entry names a spare that is not there")?;
         let written = output.write_at(slot.index() * self.block_size + within, buf);
         written

@@ -39,9 +39,8 @@ pub(crate) fn restore(
             superblock.generation = found.generation;
         }
     }
-    let sizes: Vec<u64> = superblock.spares.iter().map(|s| s.size).collect();
     let recovered = Recovered::fresh(superblock, entries)?;
-    wipe_superblocks(&sizes, &ordered)?;
+    wipe_superblocks(&recovered, &ordered)?;
     Ok(rewrite(&ordered, recovered)?)
 }
 
@@ -98,15 +97,15 @@ fn in_order(
     spares: &[Device],
     sightings: &[Sighting],
 ) -> anyhow::Result<Vec<Device>> {
-    if spares.len() != superblock.spares.len() {
+    let expected = superblock.present().count();
+    if spares.len() != expected {
         let text = format!(
-            "the dump is of a volume with {} spares, {} were given: give all of them, in the order of the dump",
-            superblock.spares.len(),
+            "the dump is of a volume with {expected} spares, {} were given: give all of them, in the order of the dump",
             spares.len()
         );
         return Err(refusal(Exit::Mismatch, text));
     }
-    let mut places: Vec<Option<usize>> = vec![None; spares.len()];
+    let mut places: Vec<Option<usize>> = vec![None; superblock.spares.len()];
     let mut placed = vec![false; spares.len()];
     for sighting in sightings {
         let Ok(found) = &sighting.found else { continue };
@@ -122,7 +121,8 @@ fn in_order(
     }
     let mut rest = (0..spares.len()).filter(|&d| !placed.get(d).copied().unwrap_or(true));
     let mut ordered = Vec::new();
-    for (place, record) in places.into_iter().zip(&superblock.spares) {
+    for (spare, record) in superblock.present() {
+        let place = places.get(usize::from(spare)).copied().flatten();
         let device = place.or_else(|| rest.next()).and_then(|d| spares.get(d)).context("too few spares")?;
         if device.size() < record.size {
             let (path, size) = (device.path().display(), device.size());
@@ -135,10 +135,12 @@ fn in_order(
 }
 
 /// Makes sure that no copy's other superblock page speaks against what is written now.
-fn wipe_superblocks(sizes: &[u64], spares: &[Device]) -> anyhow::Result<()> {
+fn wipe_superblocks(recovered: &Recovered, spares: &[Device]) -> anyhow::Result<()> {
     let zeroes = Buf::alloc(PAGE_SIZE * usize::try_from(SUPERBLOCK_PAGES)?)?;
-    for place in layout::copy_places(sizes) {
-        let Some(spare) = spares.get(usize::from(place.spare)) else { continue };
+    let volume = &recovered.superblock;
+    for place in layout::copy_places(&volume.spares, &volume.homes) {
+        let device = recovered.devices.get(usize::from(place.spare)).copied().flatten();
+        let Some(spare) = device.and_then(|device| spares.get(device)) else { continue };
         let written = spare.write_at(place.start, &zeroes);
         written.map_err(|fault| {
             anyhow::anyhow!(

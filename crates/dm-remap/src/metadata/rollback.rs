@@ -97,6 +97,6 @@ impl Plan {
 pub(crate) fn rolled_back(now: &Recovered, then: &Recovered, spares: &[Device]) -> Salvage {
     let mut superblock = now.superblock.clone();
     superblock.generation = now.generation;
-    let devices = now.devices.iter().map(|&d| spares.get(d).cloned()).collect();
+    let devices = now.devices.iter().map(|d| d.and_then(|d| spares.get(d).cloned())).collect();
     Salvage { superblock, entries: then.table.iter().copied().collect(), devices, doubts: Vec::new() }
 }

@@ -21,7 +21,7 @@ pub(crate) struct Salvage {
     pub superblock: Superblock,
     /// Its entries.
     pub entries: Vec<Entry>,
-    /// The given spares in the volume's order; `None`: not among them.
+    /// The given spares by their numbers in the volume; `None`: not among them.
     pub devices: Vec<Option<Device>>,
     /// What could not be had, a sentence each.
     pub doubts: Vec<String>,
@@ -46,7 +46,7 @@ pub(crate) fn salvage(spares: &[Device]) -> anyhow::Result<Option<Salvage>> {
         let doubt = "only copies that were taken out of use are left; what changed after that is not known";
         collected.doubts.push(doubt.into());
     }
-    for spare in (0u8..).take(newest.spares.len()).filter(|&spare| !copies.has(spare)) {
+    for (spare, _) in newest.present().filter(|&(spare, _)| !copies.has(spare)) {
         collected.doubts.push(format!(
             "spare {spare} of the volume was not given, or nothing on it tells that it is: the blocks on it are lost, and \
              the newest changes may be missing"
@@ -187,8 +187,8 @@ impl Collected {
     /// All entries, such that no two share a slot.
     fn consistent(&mut self) -> anyhow::Result<Vec<Entry>> {
         let mut pool = SparePool::default();
-        for spare in &self.superblock.spares {
-            pool.add_spare(spare.slots, &[])?;
+        for (index, spare) in (0..).zip(&self.superblock.spares) {
+            pool.add_spare(index, spare.slots, &[])?;
         }
         let mut entries = Vec::new();
         let mut from = Block(0);
@@ -224,6 +224,6 @@ pub(crate) fn believed(recovered: &Recovered, spares: &[Device]) -> Salvage {
     let mut superblock = recovered.superblock.clone();
     superblock.generation = recovered.generation;
     let entries = recovered.table.iter().chain(recovered.pool.retired()).copied().collect();
-    let devices = recovered.devices.iter().map(|&d| spares.get(d).cloned()).collect();
+    let devices = recovered.devices.iter().map(|d| d.and_then(|d| spares.get(d).cloned())).collect();
     Salvage { superblock, entries, devices, doubts: Vec::new() }
 }

@@ -98,8 +98,7 @@ pub(crate) struct Copies<'d> {
 impl<'d> Copies<'d> {
     /// The copies of the volume that `superblock` describes.
     pub(crate) fn of(superblock: &'d Superblock, spares: &'d [Device], sightings: &[Sighting]) -> Self {
-        let sizes: Vec<u64> = superblock.spares.iter().map(|s| s.size).collect();
-        let mut devices = vec![None; sizes.len()];
+        let mut devices = vec![None; superblock.spares.len()];
         for sighting in sightings {
             let Ok(found) = &sighting.found else { continue };
             if found.volume != superblock.volume {
@@ -110,7 +109,13 @@ impl<'d> Copies<'d> {
             }
         }
         // One volume with one spare whose superblocks are all gone but one: there is nothing to mix up.
-        Self { spares, devices, places: layout::copy_places(&sizes), shape: shape_of(superblock), superblock }
+        Self {
+            spares,
+            devices,
+            places: layout::copy_places(&superblock.spares, &superblock.homes).to_vec(),
+            shape: shape_of(superblock),
+            superblock,
+        }
     }
 
     /// For each spare of the volume, the device that it is on.

@@ -127,6 +127,15 @@ impl Engine {
         }
     }
 
+    /// The device has left the volume: no probe of it can succeed.
+    pub(super) fn forget_trouble_of(&mut self, device: DeviceId) {
+        match &mut self.breaker.open {
+            Some(open) if open.device == device && open.held => open.device = DeviceId::Main,
+            Some(open) if open.device == device => self.reset_breaker(),
+            _ => {}
+        }
+    }
+
     pub(super) fn reset_breaker(&mut self) {
         if self.breaker.open.take().is_some() {
             self.breaker.blamed = 0;

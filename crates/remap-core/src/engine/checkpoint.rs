@@ -16,11 +16,12 @@ use remap_format::{
 
 use super::commit::{ALL_COPIES, CopySet, PerCopy, copies_of};
 use super::ops::CommitPart;
+use super::spares::label_write;
 use super::{Engine, MIN_COPIES};
 use crate::canary::Canary;
 use crate::memory::{self, NoMemory};
-use crate::op::{Buffer, DeviceId, OpKind};
-use crate::units::{Block, Extent, Sector};
+use crate::op::DeviceId;
+use crate::units::Block;
 
 /// Pages in one write of a checkpoint.
 const CHUNK_PAGES: u32 = 16;
@@ -50,6 +51,7 @@ pub(super) struct Checkpoint {
 
 impl Engine {
     pub(super) fn begin_checkpoint(&mut self) {
+        self.relayout();
         let checkpoint = Checkpoint {
             phase: Phase::Pages,
             generation: self.commit.next_generation(),
@@ -85,7 +87,7 @@ impl Engine {
     }
 
     pub(super) fn checkpoint_advance(&mut self) {
-        while self.checkpoint_phase() == Some(Phase::Pages)
+        while self.commit.checkpoint_phase() == Some(Phase::Pages)
             && self.commit.out < MAX_OUT
             && !self.commit.starved
         {
@@ -191,7 +193,7 @@ impl Engine {
         Ok(pages > 0)
     }
 
-    fn superblock(&self, role: CopyRole, spare_index: u8) -> Superblock {
+    pub(super) fn superblock(&self, role: CopyRole, spare_index: u8) -> Superblock {
         Superblock {
             role,
             spare_index,
@@ -221,8 +223,9 @@ impl Engine {
             writes.push((copy, memory::zeroes(if fenced { 2 } else { 1 } * PAGE_SIZE)?));
         }
         let mut labels: ArrayVec<(u8, Vec<u8>), MAX_SPARES> = ArrayVec::new();
-        let labelled = if self.commit.making { self.volume.spares.len() } else { 0 };
-        for spare in (0u8..).take(labelled).skip(usize::from(remap_format::COPIES)) {
+        let labelled = if self.commit.making { self.volume.spares.len() as u8 } else { 0 };
+        let homes = self.volume.homes;
+        for spare in (0..labelled).filter(|&spare| homes.iter().all(|home| home.spare != spare)) {
             labels.push((spare, memory::zeroes(LABEL_BYTES as usize)?));
         }
         for (copy, mut bytes) in writes {
@@ -239,8 +242,7 @@ impl Engine {
             let mut superblock = self.superblock(CopyRole::Label, spare);
             superblock.generation = generation;
             encode_pages(&superblock, &mut bytes);
-            let extent = Extent::new(Sector(0), LABEL_BYTES / 512).expect("a label is not empty");
-            let kind = OpKind::Write { from: Buffer::Owned(bytes), fua: true };
+            let (extent, kind) = label_write(bytes);
             self.emit_commit(DeviceId::Spare(spare), extent, kind, CommitPart::Label);
         }
         Ok(())
@@ -260,6 +262,6 @@ impl Engine {
     }
 }
 
-fn encode_pages(superblock: &Superblock, bytes: &mut [u8]) {
+pub(super) fn encode_pages(superblock: &Superblock, bytes: &mut [u8]) {
     bytes.chunks_exact_mut(PAGE_SIZE).for_each(|page| superblock.encode(page));
 }

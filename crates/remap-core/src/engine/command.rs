@@ -3,9 +3,10 @@
 //! Invariant: a command works through its extent block by block with the same jobs as everything else, and ends exactly
 //! once with what it did.
 
-use remap_format::{Cause, EntryState, SuperblockFlags};
+use remap_format::{Cause, EntryState, SpareRecord, SuperblockFlags};
 
 use super::job::{Job, JobKind};
+use super::spares::{Change, Stage};
 use super::{Engine, Event, RequestError, SubmitError};
 use crate::memory;
 use crate::op::{DeviceId, Fault};
@@ -37,6 +38,20 @@ pub enum Command {
     Save,
     /// Write all metadata copies anew, marked as released.
     Release,
+    /// A spare joins the volume: the device that operations on `DeviceId::Spare(spare)` go to from now on.
+    AddSpare {
+        /// Its number: what [`Engine::next_spare`] says.
+        spare: u8,
+        /// What it is, as [`remap_format::layout::joining_spare`] plans it.
+        record: SpareRecord,
+        /// Take over its share of the metadata copies.
+        copies: bool,
+    },
+    /// Blocks and metadata copies move off a spare, and it leaves the volume. The device must be there until the command ends.
+    RetireSpare {
+        /// Its number.
+        spare: u8,
+    },
     /// Suspend remapping until [`Command::Resume`].
     Suspend,
     /// Close the breaker.
@@ -62,16 +77,30 @@ pub struct CommandOutcome {
 
 #[derive(Debug)]
 pub(super) struct Running {
-    index: usize,
+    pub(super) index: usize,
     id: CommandId,
-    command: Command,
-    next: Block,
+    pub(super) command: Command,
+    pub(super) next: Block,
     end: Block,
-    jobs: u32,
-    outcome: CommandOutcome,
+    pub(super) jobs: u32,
+    pub(super) outcome: CommandOutcome,
     /// For save and release: checkpoints done when it was asked.
     checkpoints: u64,
     begun: bool,
+    /// For changes of the spares.
+    pub(super) stage: Stage,
+    pub(super) joins: Option<(SpareRecord, bool)>,
+}
+
+impl Command {
+    /// What it changes about the spares.
+    pub(super) fn change(self) -> Option<Change> {
+        match self {
+            Self::AddSpare { spare, .. } => Some(Change::Join(spare)),
+            Self::RetireSpare { spare } => Some(Change::Leave(spare)),
+            _ => None,
+        }
+    }
 }
 
 impl Engine {
@@ -108,6 +137,11 @@ impl Engine {
             outcome: CommandOutcome::default(),
             checkpoints: self.counters.checkpoints,
             begun: false,
+            stage: Stage::Waiting,
+            joins: match command {
+                Command::AddSpare { record, copies, .. } => Some((record, copies)),
+                _ => None,
+            },
         };
         memory::push(&mut self.commands, running);
         self.advance();
@@ -136,6 +170,7 @@ impl Engine {
             Command::Save | Command::Release => {
                 c.begun && self.counters.checkpoints > c.checkpoints || c.outcome.error.is_some()
             }
+            Command::AddSpare { .. } | Command::RetireSpare { .. } => c.stage == Stage::Ended && c.jobs == 0,
             _ => c.next >= c.end && c.jobs == 0,
         })
     }
@@ -158,7 +193,10 @@ impl Engine {
                     running.outcome.failed = 1;
                 }
             }
-            _ => self.command_blocks(at),
+            command => match command.change() {
+                Some(change) => self.spare_step(at, change),
+                None => self.command_blocks(at),
+            },
         }
     }
 

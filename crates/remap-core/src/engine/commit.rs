@@ -14,12 +14,13 @@ use remap_format::{COPIES, Entry, EntryState, MAX_RECORD_EDITS, PAGE_SIZE, Recor
 use super::checkpoint::{Checkpoint, Phase as CheckpointPhase};
 use super::job::JobKind;
 use super::ops::{CommitPart, Purpose};
+use super::spares::{Change, Relayout, Strays};
 use super::step::MAX_JOB_EDITS;
 use super::{COMMIT_RETRY_NS, Engine, MAX_JOBS, MIN_COPIES, Notice, RequestError};
 use crate::canary::Canary;
 use crate::memory::{self, NoMemory};
 use crate::op::{Buffer, DeviceId, Fault, OpKind};
-use crate::recovery::{Flaw, GIVEN_UP, Recovered, shape_of, spare_sizes};
+use crate::recovery::{Flaw, GIVEN_UP, Recovered, shape_of};
 use crate::units::{Extent, Sector};
 
 /// Set of devices: bit 0 the main device, bit n+1 spare n.
@@ -80,7 +81,7 @@ pub(super) struct Commit {
     staged: Batch,
     batch: Batch,
     pub(super) shape: CopyShape,
-    pub(super) places: Vec<CopyPlace>,
+    pub(super) places: [CopyPlace; COPIES as usize],
     /// Copies that hold all that is durable.
     pub(super) in_step: CopySet,
     /// Copies the current phase has to write, those that failed in it, and those whose fence is owed.
@@ -111,11 +112,20 @@ pub(super) struct Commit {
     record_failures: u32,
     /// Memory was refused for a part of what the current phase has to write: when the rest has ended the whole is tried again.
     pub(super) starved: bool,
+    /// What the next checkpoint changes about the spares.
+    pub(super) relayout: Option<Relayout>,
+    /// What the checkpoint under way changes about the spares.
+    pub(super) changing: Option<Change>,
+    /// Superblocks (spare, first byte) that are nobody's once the checkpoint under way is durable; those that are now; and writes
+    /// that are out to erase them.
+    pub(super) leaving: Strays,
+    pub(super) strays: Strays,
+    pub(super) wiping: u32,
 }
 
 impl Commit {
     pub(super) fn begin(recovered: &Recovered) -> Result<Self, NoMemory> {
-        let sizes = spare_sizes(&recovered.superblock);
+        let superblock = &recovered.superblock;
         let mut in_step = 0;
         let mut next_superblock = [0; COPIES as usize];
         let mut areas = [1; COPIES as usize];
@@ -134,8 +144,8 @@ impl Commit {
             phase: Phase::Idle,
             staged: Batch::with_room()?,
             batch: Batch::with_room()?,
-            shape: shape_of(&recovered.superblock),
-            places: layout::copy_places(&sizes),
+            shape: shape_of(superblock),
+            places: layout::copy_places(&superblock.spares, &superblock.homes),
             in_step,
             trying: 0,
             failed: 0,
@@ -144,7 +154,7 @@ impl Commit {
             out: 0,
             next_superblock,
             generation: recovered.generation,
-            checkpoint_generation: recovered.superblock.generation,
+            checkpoint_generation: superblock.generation,
             position: recovered.journal_position,
             areas,
             fenced,
@@ -156,6 +166,11 @@ impl Commit {
             resync_at: None,
             resyncs: 0,
             starved: false,
+            relayout: None,
+            changing: None,
+            leaving: recovered.strays.iter().copied().collect(),
+            strays: Strays::new(),
+            wiping: 0,
         })
     }
 
@@ -211,6 +226,32 @@ impl Commit {
     /// The area of a copy that a checkpoint may overwrite.
     pub(super) fn idle_area(&self, copy: u8) -> u8 {
         1 - self.areas.get(usize::from(copy)).copied().unwrap_or(1)
+    }
+
+    /// What lies there is nobody's once the checkpoint under way is durable. (More than there is room for cannot be: recovery finds
+    /// a superblock at each anchor at most.)
+    pub(super) fn leaves(&mut self, spare: u8, start: u64) {
+        if !self.leaving.contains(&(spare, start)) {
+            let _ = self.leaving.try_push((spare, start));
+        }
+    }
+
+    /// The copy has a home in which nothing of it lies yet.
+    pub(super) fn moved_home(&mut self, copy: u8) {
+        let index = usize::from(copy);
+        if let (Some(area), Some(next)) = (self.areas.get_mut(index), self.next_superblock.get_mut(index)) {
+            (*area, *next) = (1, 0);
+        }
+        self.fenced &= !(1 << copy);
+        self.in_step &= !(1 << copy);
+    }
+
+    /// Is a checkpoint under way, and where is it?
+    pub(super) fn checkpoint_phase(&self) -> Option<CheckpointPhase> {
+        match &self.phase {
+            Phase::Checkpoint(checkpoint) => Some(checkpoint.phase),
+            _ => None,
+        }
     }
 
     pub(super) fn place(&self, copy: u8) -> CopyPlace {
@@ -437,7 +478,10 @@ impl Engine {
     fn data_flushed(&mut self) {
         let Some(fault) = self.commit.fault else { return self.begin_record() };
         self.commit.phase = Phase::Idle;
-        let device = if self.commit.batch.flush & !1 == 0 { DeviceId::Main } else { DeviceId::Spare(0) };
+        let device = match (self.commit.batch.flush >> 1).trailing_zeros() {
+            u32::BITS => DeviceId::Main,
+            spare => DeviceId::Spare(spare as u8),
+        };
         self.trip(device, fault, false);
         for job in self.commit.batch.end() {
             self.abort_job(job, RequestError::Io(fault));
@@ -555,10 +599,6 @@ impl Engine {
         self.commit.phase = Phase::Checkpoint(checkpoint);
     }
 
-    pub(super) fn checkpoint_phase(&mut self) -> Option<CheckpointPhase> {
-        self.commit.checkpoint().map(|c| c.phase)
-    }
-
     /// The checkpoint is durable: the journal starts over.
     pub(super) fn checkpoint_done(&mut self, generation: u64) {
         self.commit.in_step = self.commit.good();
@@ -567,6 +607,9 @@ impl Engine {
         self.commit.generation = generation;
         self.commit.checkpoint_generation = generation;
         self.commit.making = false;
+        let nobodys = core::mem::take(&mut self.commit.leaving);
+        self.commit.strays = nobodys;
+        self.relayout_done();
         self.commit.position = 0;
         self.commit.phase = Phase::Idle;
         self.counters.checkpoints += 1;

@@ -268,24 +268,21 @@ impl Engine {
                 self.pool.free(old);
             }
         }
-        self.count_and_tell(block, cause, old_lost, slot, now.as_ref());
+        match cause {
+            // A block that leaves its spare was counted when it came.
+            _ if slot.is_none() => {}
+            Cause::ReadError | Cause::WriteError | Cause::SlotError => self.counters.auto_remaps += 1,
+            Cause::Manual | Cause::Predicted | Cause::Imported => {
+                self.counters.manual_remaps += u64::from(old_slot.is_none());
+            }
+        }
+        self.tell(block, cause, old_lost, slot, now.as_ref());
         self.finish_job(index, Ok(()));
     }
 
-    fn count_and_tell(
-        &mut self,
-        block: Block,
-        cause: Cause,
-        old_lost: u128,
-        slot: Option<Slot>,
-        now: Option<&Entry>,
-    ) {
+    fn tell(&mut self, block: Block, cause: Cause, old_lost: u128, slot: Option<Slot>, now: Option<&Entry>) {
         let lost = now.map_or(0, |e| e.lost);
         if let Some(to) = slot {
-            match cause {
-                Cause::Manual | Cause::Predicted | Cause::Imported => self.counters.manual_remaps += 1,
-                Cause::ReadError | Cause::WriteError | Cause::SlotError => self.counters.auto_remaps += 1,
-            }
             self.notice(Notice::Remapped { block, to, lost, cause });
         } else if lost.count_ones() > old_lost.count_ones() {
             self.notice(Notice::Pending { block, lost });

@@ -16,6 +16,7 @@ mod job;
 mod ops;
 mod place;
 mod request;
+mod spares;
 mod step;
 
 use alloc::collections::VecDeque;
@@ -153,6 +154,21 @@ pub enum Notice {
     },
     /// Metadata can be written again.
     Thawed,
+    /// A spare joined the volume.
+    SpareJoined {
+        /// Its number.
+        spare: u8,
+    },
+    /// A spare left the volume: nothing on it is needed any more.
+    SpareLeft {
+        /// Its number.
+        spare: u8,
+    },
+    /// A superblock that is nobody's could not be erased: a spare that left could be taken for one of the volume's, if all that is newer were lost.
+    NotErased {
+        /// How it failed.
+        fault: Fault,
+    },
     /// All copies hold a fresh checkpoint.
     Checkpointed {
         /// Its generation.
@@ -257,6 +273,8 @@ pub struct Engine {
     counters: Counters,
     now: Now,
     last_good: Option<Sector>,
+    /// Spares that left since the start (bit n: spare n): their numbers are not given again.
+    left: u32,
     live: bool,
     exhausted_said: bool,
     /// A block was unlocked or a job ended: waiting requests are to be looked at again.
@@ -300,6 +318,7 @@ impl Engine {
             counters: Counters::default(),
             now,
             last_good: None,
+            left: 0,
             live: !recovered.needs_repair,
             exhausted_said: false,
             wake: false,
@@ -324,6 +343,8 @@ impl Engine {
             ops::Purpose::MainFlush => self.main_flushed(outcome),
             ops::Purpose::Commit(part) => self.commit_op_done(part, outcome),
             ops::Purpose::CoolDownProbe => self.breaker_probe_done(outcome),
+            ops::Purpose::JoinLabel { command } => self.label_written(command, outcome),
+            ops::Purpose::Wipe => self.wiped(outcome),
         }
         self.advance();
     }
@@ -369,6 +390,8 @@ impl Engine {
             && self.commands.is_empty()
             && self.suspicions.is_empty()
             && self.commit.is_idle()
+            && self.commit.strays.is_empty()
+            && self.commit.relayout.is_none()
             && self.ops.is_empty()
     }
 
@@ -472,6 +495,7 @@ impl Engine {
             self.wake = false;
             self.breaker_advance();
             self.commit_advance();
+            self.wipe_advance();
             self.requests_advance();
             self.suspicions_advance();
             self.commands_advance();

@@ -38,6 +38,10 @@ pub(super) enum Purpose {
     Commit(CommitPart),
     /// Is the device back?
     CoolDownProbe,
+    /// The label of a spare that is to join.
+    JoinLabel { command: usize },
+    /// Erases a superblock that is nobody's.
+    Wipe,
 }
 
 /// What a commit operation is for.

@@ -13,7 +13,7 @@ use crate::canary::Canary;
 use crate::memory;
 use crate::op::{Buffer, DeviceId, Fault, OpKind, Request, RequestKind};
 use crate::units::{Block, Extent, Sector};
-use remap_format::Cause;
+use remap_format::{Cause, SpareRecord};
 
 /// Requests that the slow lane takes at a time; the driver keeps the others.
 pub const MAX_REQUESTS: usize = 1024;
@@ -148,15 +148,18 @@ impl Engine {
             }
             return false;
         }
-        let spares = u8::try_from(self.volume.spares.len()).unwrap_or(u8::MAX);
-        let devices = core::iter::once(DeviceId::Main).chain((0..spares).map(DeviceId::Spare));
-        let left = u32::from(spares) + 1;
+        let present = self.volume.spares.iter().filter(|s| s.is_present()).count();
+        let left = present as u32 + 1;
         if let Some(slow) = self.slow(index) {
             slow.stage = Stage::Flushing { left, fault: None };
         }
         let nowhere = Extent::new(Sector(0), 1).expect("one sector");
-        for device in devices {
-            self.emit(device, nowhere, OpKind::Flush, Purpose::RequestFlush { request: index });
+        self.emit(DeviceId::Main, nowhere, OpKind::Flush, Purpose::RequestFlush { request: index });
+        for spare in 0..self.volume.spares.len() as u8 {
+            if self.volume.spares.get(usize::from(spare)).is_some_and(SpareRecord::is_present) {
+                let purpose = Purpose::RequestFlush { request: index };
+                self.emit(DeviceId::Spare(spare), nowhere, OpKind::Flush, purpose);
+            }
         }
         true
     }

@@ -419,7 +419,8 @@ impl Engine {
             return self.commit_pending(index);
         }
         if job.failed_slots.len() >= MAX_SLOT_TRIES {
-            self.trip(DeviceId::Spare(0), Fault::Unknown, false);
+            let spare = job.failed_slots.last().map_or(0, |slot| slot.spare());
+            self.trip(DeviceId::Spare(spare), Fault::Unknown, false);
             return self.abort_job(index, RequestError::Io(Fault::Unknown));
         }
         let block = job.block;

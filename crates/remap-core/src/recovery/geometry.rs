@@ -1,25 +1,24 @@
-//! Do superblocks describe one and the same volume, and can its metadata lie where they say?
+//! Do superblocks describe one and the same volume?
 //!
-//! Invariant: what is checked against one superblock (the sizes of the spares, the places of the copies) holds for the one that
-//! the table is built with; and every page that it names lies within its spare, so that memory is bounded by what is there.
+//! Invariant: what is checked against one superblock (the sizes of the spares, the homes of the copies) holds for the one that
+//! the table is built with. (That every page which one names lies within its spare, the decoder checks.)
 
-use remap_format::layout;
-use remap_format::{COPIES, Superblock};
+use remap_format::Superblock;
 
-use super::{Inconsistency, RecoveryError, shape_of, spare_sizes};
+use super::{Inconsistency, RecoveryError};
 use crate::elect::{Election, ElectionError};
 
 /// The superblocks of the elected copies against each other and against `newest`, by which the devices were matched.
 ///
 /// # Errors
-/// Two superblocks of one generation differ, or the metadata do not fit on the spares.
+/// Two superblocks of one generation differ.
 pub(super) fn check(
     newest: &Superblock,
     superblocks: &[Option<Superblock>],
     election: &Election,
 ) -> Result<(), RecoveryError> {
     let same = |a: &Superblock, b: &Superblock| {
-        a.block_shift == b.block_shift && a.spares == b.spares && a.main == b.main
+        a.block_shift == b.block_shift && a.spares == b.spares && a.homes == b.homes && a.main == b.main
     };
     let of_member = |(superblock, member)| -> Option<&Superblock> {
         let superblock: &Option<Superblock> = superblock;
@@ -30,29 +29,10 @@ pub(super) fn check(
     if members.any(|other| !same(chosen, other)) {
         return Err(ElectionError::Contradiction { generation: election.generation }.into());
     }
-    if chosen.spares != newest.spares {
+    if chosen.spares != newest.spares || chosen.homes != newest.homes {
         return Err(Inconsistency::Spares.into());
     }
-    if !fits(chosen) {
-        return Err(Inconsistency::Places.into());
-    }
     Ok(())
-}
-
-/// Does every copy end before the next one on its spare begins?
-fn fits(superblock: &Superblock) -> bool {
-    let sizes = spare_sizes(superblock);
-    let len = shape_of(superblock).bytes();
-    let places = layout::copy_places(&sizes);
-    places.len() == usize::from(COPIES)
-        && places.iter().all(|place| {
-            let behind =
-                places.iter().filter(|other| other.spare == place.spare && other.start > place.start);
-            let size = sizes.get(usize::from(place.spare)).copied().unwrap_or(0);
-            let end = behind.map(|other| other.start).min().unwrap_or(size);
-            let shared = places.iter().filter(|o| o.spare == place.spare && o.start == place.start).count();
-            shared == 1 && place.start.checked_add(len).is_some_and(|last| last <= end)
-        })
 }
 
 #[cfg(test)]
@@ -68,7 +48,14 @@ mod tests {
             volume: [7; 16],
             name: "v".into(),
             spare_index: 0,
-            spares: vec![SpareRecord { uuid: [9; 16], size: 1 << 20, slots: 256 }],
+            spares: vec![SpareRecord {
+                uuid: [9; 16],
+                size: 1 << 20,
+                slots: 256,
+                anchors: 5,
+                reserve_pages: 12,
+            }],
+            homes: remap_format::layout::first_homes(1),
             block_shift: 12,
             policy: Policy::RewriteThenRemap,
             flags: SuperblockFlags::default(),
@@ -106,20 +93,5 @@ mod tests {
             assert_eq!(verdict(&good, [good.clone(), other]), Err(refused));
         }
         assert!(matches!(verdict(&larger, [good.clone(), good]), Err(RecoveryError::Inconsistent(_))));
-    }
-
-    #[test]
-    fn metadata_lie_within_their_spare() {
-        let good = superblock();
-        for (area_pages, journal_pages) in [(u32::MAX, 8), (1, u32::MAX), (1, 100), (200, 8)] {
-            let large = Superblock { area_pages, journal_pages, ..good.clone() };
-            assert!(matches!(
-                verdict(&large, [large.clone(), large.clone()]),
-                Err(RecoveryError::Inconsistent(_))
-            ));
-        }
-        let mut small = good.clone();
-        small.spares.iter_mut().for_each(|spare| (spare.size, spare.slots) = (8192, 2));
-        assert!(verdict(&small, [small.clone(), small.clone()]).is_err());
     }
 }

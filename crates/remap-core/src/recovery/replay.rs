@@ -13,7 +13,7 @@ use super::geometry;
 use super::scan::read_copy_superblock;
 use super::{
     CopyReport, Flaw, Inconsistency, Recovered, RecoveryError, SpareReader, empty_pool, install, main_blocks,
-    shape_of, spare_sizes,
+    shape_of,
 };
 use crate::canary::{self, Canary};
 use crate::elect::{CopyHeader, ElectionError, elect};
@@ -27,7 +27,7 @@ pub(super) const LOOK_AHEAD: u32 = 4 * MAX_RECORD_PAGES as u32;
 /// Recovery once it is known which volume and which devices.
 pub(super) struct Session<'r> {
     reader: &'r mut dyn SpareReader,
-    devices: Vec<usize>,
+    devices: Vec<Option<usize>>,
     superblock: Superblock,
     shape: CopyShape,
     copies: Vec<CopyReport>,
@@ -41,17 +41,17 @@ pub(super) struct Session<'r> {
 impl<'r> Session<'r> {
     pub(super) fn begin(
         reader: &'r mut dyn SpareReader,
-        devices: Vec<usize>,
+        devices: Vec<Option<usize>>,
         newest: Superblock,
         before: Option<u64>,
     ) -> Result<Self, RecoveryError> {
-        let sizes = spare_sizes(&newest);
         let mut copies = memory::list(usize::from(COPIES))?;
         let mut headers: [Option<CopyHeader>; COPIES as usize] = [None; COPIES as usize];
         let mut superblocks: ArrayVec<Option<Superblock>, { COPIES as usize }> = ArrayVec::new();
-        for (place, header) in layout::copy_places(&sizes).iter().zip(&mut headers) {
-            let device = devices.get(usize::from(place.spare)).copied().unwrap_or(0);
-            let size = sizes.get(usize::from(place.spare)).copied().unwrap_or(0);
+        for (place, header) in layout::copy_places(&newest.spares, &newest.homes).iter().zip(&mut headers) {
+            // A copy's home is on a spare that is there: the superblock's decoder and `match_devices` saw to that.
+            let device = devices.get(usize::from(place.spare)).copied().flatten().unwrap_or(0);
+            let size = newest.spares.get(usize::from(place.spare)).map_or(0, |s| s.size);
             let (report, found) = read_copy_superblock(reader, device, size, place, &newest, before);
             *header = found.as_ref().map(CopyHeader::of);
             superblocks.push(found);
@@ -108,7 +108,7 @@ impl<'r> Session<'r> {
 
     fn read(&mut self, copy: usize, offset: u64, into: &mut [u8]) -> Result<(), (Flaw, u64)> {
         let (spare, start) = self.copies.get(copy).map_or((0, 0), |c| (c.spare, c.start));
-        let device = self.devices.get(usize::from(spare)).copied().unwrap_or(0);
+        let device = self.devices.get(usize::from(spare)).copied().flatten().unwrap_or(0);
         self.reader
             .read(device, start + offset, into)
             .map_err(|fault| (Flaw::Unreadable(fault), start + offset))
@@ -267,6 +267,7 @@ impl<'r> Session<'r> {
             generation,
             journal_position: state.position,
             copies: self.copies,
+            strays: Vec::new(),
             needs_repair,
         })
     }

@@ -4,29 +4,39 @@ use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use remap_format::layout;
-use remap_format::{CopyRole, DecodeError, MAX_SPARES, PAGE_SIZE, Superblock, SuperblockFlags, newer};
+use remap_format::{CopyRole, DecodeError, PAGE_SIZE, SpareRecord, Superblock, SuperblockFlags, newer};
 
-use super::{CopyReport, Flaw, RecoveryError, SpareReader};
+use super::{CopyReport, Flaw, RecoveryError, SpareReader, copy_of};
 use crate::memory;
 
 /// Places that are looked at on one device: those of its size, and of the sizes that superblocks found there record. An honest
 /// device has a few; one with more was made by somebody who wants us to look for ever.
 const MAX_PLACES: usize = 64;
 
+/// What to do with devices that are not of the volume.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Strangers {
+    Refused,
+    Ignored,
+}
+
 /// A superblock that was found, and where.
 struct Found {
-    device: usize,
+    /// First byte of the place for a copy.
+    place: u64,
     superblock: Superblock,
     /// Its copy is not to be believed; it still says which spare this is.
     fenced: bool,
 }
 
-/// The newest believable superblock on any device; every device must hold one of the same volume.
+/// The newest believable superblock on any device (older than `before`); every device must hold one of the same volume.
 pub(super) fn newest_superblock(
     reader: &mut dyn SpareReader,
     sizes: &[u64],
+    before: Option<u64>,
 ) -> Result<Superblock, RecoveryError> {
     let mut best: Option<Superblock> = None;
+    let mut label = None;
     let mut volume = None;
     for device in 0..sizes.len() {
         let found = scan_device(reader, device, sizes)?;
@@ -34,12 +44,19 @@ pub(super) fn newest_superblock(
             if *volume.get_or_insert(superblock.volume) != superblock.volume {
                 return Err(RecoveryError::MixedVolumes { spare: device, name: superblock.name });
             }
-            if !fenced && best.as_ref().is_none_or(|b| newer(superblock.generation, b.generation)) {
+            let late = before.is_some_and(|limit| !newer(limit, superblock.generation));
+            if superblock.role == CopyRole::Label {
+                // It is written before the spare joins, and says nothing about the table.
+                label = Some(superblock);
+            } else if !fenced
+                && !late
+                && best.as_ref().is_none_or(|b| newer(superblock.generation, b.generation))
+            {
                 best = Some(superblock);
             }
         }
     }
-    best.ok_or(RecoveryError::NoMetadata { spare: 0, flaw: Flaw::Fenced })
+    best.or(label).ok_or(RecoveryError::NoMetadata { spare: 0, flaw: Flaw::Fenced })
 }
 
 /// All whole superblocks on a device; at least one.
@@ -68,7 +85,7 @@ fn scan_device(
                             places.push(old);
                         }
                     }
-                    memory::try_push(&mut found, Found { device, superblock, fenced })?;
+                    memory::try_push(&mut found, Found { place, superblock, fenced })?;
                 }
                 Err(Flaw::Damaged(e @ (DecodeError::Version { .. } | DecodeError::Incompatible { .. }))) => {
                     return Err(RecoveryError::NoMetadata { spare: device, flaw: Flaw::Damaged(e) });
@@ -108,33 +125,58 @@ fn read_superblock(
     })
 }
 
-/// Which given device is which spare of the volume.
+/// Which given device is which spare of the volume, and the superblocks that lie where no copy lives.
+#[expect(clippy::type_complexity, reason = "two lists that one scan gives")]
 pub(super) fn match_devices(
     reader: &mut dyn SpareReader,
     sizes: &[u64],
     best: &Superblock,
-) -> Result<Vec<usize>, RecoveryError> {
-    let expected = best.spares.len();
-    let mut devices: [Option<usize>; MAX_SPARES] = [None; MAX_SPARES];
+    strangers: Strangers,
+) -> Result<(Vec<Option<usize>>, Vec<(u8, u64)>), RecoveryError> {
+    let mut devices: Vec<Option<usize>> = memory::list(best.spares.len())?;
+    memory::resize(&mut devices, best.spares.len(), None);
+    let mut strays = Vec::new();
+    let homes = layout::copy_places(&best.spares, &best.homes);
     for device in 0..sizes.len() {
         let found = scan_device(reader, device, sizes)?;
-        let Some(first) = found.into_iter().next() else { continue };
-        let index = usize::from(first.superblock.spare_index);
-        match devices.get_mut(index).filter(|_| index < expected) {
-            Some(place @ None) => *place = Some(first.device),
+        let member = found.iter().map(|f| &f.superblock).find(|s| {
+            let index = usize::from(s.spare_index);
+            let own = |of: &Superblock| of.spares.get(index).filter(|r| r.is_present()).map(|r| r.uuid);
+            s.volume == best.volume && own(s).is_some() && own(s) == own(best)
+        });
+        let Some(spare) = member.map(|s| s.spare_index) else {
+            if strangers == Strangers::Ignored {
+                continue;
+            }
+            let name = copy_of(best)?.name;
+            return Err(RecoveryError::NotAMember { spare: device, name });
+        };
+        match devices.get_mut(usize::from(spare)) {
             Some(Some(other)) => {
                 return Err(RecoveryError::DuplicateSpare { first: *other, second: device });
             }
-            None => {
-                return Err(RecoveryError::MixedVolumes { spare: device, name: first.superblock.name });
+            Some(place) => *place = Some(device),
+            None => {}
+        }
+        // Elsewhere than where copies may live it is what a client wrote to a slot.
+        let record = best.spares.get(usize::from(spare)).copied().unwrap_or(SpareRecord::GONE);
+        let kept = layout::metadata_ranges(&record);
+        let copies = found.iter().filter(|f| matches!(f.superblock.role, CopyRole::Copy(_)));
+        for f in copies.filter(|f| kept.clone().any(|(start, _)| start == f.place)) {
+            let stray = (spare, f.place);
+            if !homes.iter().any(|h| (h.spare, h.start) == stray) && !strays.contains(&stray) {
+                memory::try_push(&mut strays, stray)?;
             }
         }
     }
-    let mut out = memory::list(expected)?;
-    for (missing, device) in (0u8..).zip(devices).take(expected) {
-        memory::push(&mut out, device.ok_or(RecoveryError::MissingSpare { missing, expected })?);
+    let there = |missing: u8| devices.get(usize::from(missing)).is_some_and(Option::is_some);
+    let expected = best.spares.iter().filter(|s| s.is_present()).count();
+    for (missing, record) in (0u8..).zip(&best.spares) {
+        if record.is_present() && !there(missing) {
+            return Err(RecoveryError::MissingSpare { missing, expected });
+        }
     }
-    Ok(out)
+    Ok((devices, strays))
 }
 
 /// The current superblock of one copy: the newer of its two pages; with `before`, of those older than that generation.

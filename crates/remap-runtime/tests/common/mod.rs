@@ -141,3 +141,11 @@ impl Client {
         }
     }
 }
+
+/// Where the copies lie on the spares of a volume that was made of these (sizes in bytes), with blocks of 4096 bytes.
+pub fn copy_places(sizes: &[u64]) -> [remap_format::layout::CopyPlace; 5] {
+    use remap_format::layout;
+    let shape = layout::plan(sizes, 4096).expect("the spares are large enough");
+    let spares: Vec<_> = sizes.iter().map(|&size| ([0; 16], size)).collect();
+    layout::copy_places(&layout::first_spares(&spares, &shape, 4096), &layout::first_homes(sizes.len()))
+}

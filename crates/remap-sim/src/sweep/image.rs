@@ -61,8 +61,7 @@ impl Image {
     /// Where the copies lie.
     #[must_use]
     pub fn places(&self) -> Vec<CopyPlace> {
-        let sizes: Vec<u64> = self.volume.spares.iter().map(|s| s.size).collect();
-        layout::copy_places(&sizes)
+        layout::copy_places(&self.volume.spares, &self.volume.homes).to_vec()
     }
 
     /// How large they are.
@@ -130,7 +129,9 @@ impl Image {
                 (op.device, &op.kind)
             {
                 let start = op.extent.start().0 as usize * 512;
-                image.spares[devices[usize::from(n)]][start..start + bytes.len()].copy_from_slice(bytes);
+                image.spares[devices[usize::from(n)].expect("a spare that is there")]
+                    [start..start + bytes.len()]
+                    .copy_from_slice(bytes);
             }
             engine.handle_completion(Now::default(), op.id, Ok(()));
         }

@@ -147,7 +147,7 @@ impl World {
 
     fn begin_flush(&mut self, client: u64) -> Checked {
         let nowhere = Extent::new(Sector(0), 1).expect("one sector");
-        for disk in 0..self.disks.len() {
+        for disk in core::iter::once(0).chain(self.present_disks()) {
             let part = self.add_part(client, None, false);
             let dropped = self.scenario.canary == Some(Canary::DropClientFlush);
             let mark = self.disks[disk].mark();

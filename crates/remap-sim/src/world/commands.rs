@@ -1,12 +1,16 @@
 //! What people and policy ask of the engine, at any time.
 
 use remap_core::engine::{Command, CommandId};
-use remap_format::Cause;
+use remap_format::{Cause, SpareRecord, layout};
 
 use super::World;
+use super::lives::GONE;
 use crate::Checked;
+use crate::disk::SimDisk;
 use crate::rule::Rule;
 
+/// Spares in a volume, at most.
+const MOST_SPARES: usize = 6;
 /// Commands under way at a time, at most.
 const MOST_COMMANDS: usize = 3;
 
@@ -18,6 +22,10 @@ impl World {
         }
         let most = self.scenario.main_sectors.div_ceil(self.block_sectors());
         let extent = self.any_extent(most);
+        // Copies that move to homes that cannot be written freeze the volume until it is opened again (on the old homes).
+        if !self.scenario.faults.metadata_medium && self.rng.chance(1, 8) {
+            return self.begin_spare_change();
+        }
         let command = match self.rng.below(12) {
             0..=3 => Command::Remap(extent, self.rng.pick(&[Cause::Manual, Cause::Predicted])),
             4..=6 => Command::Clear(extent),
@@ -27,6 +35,70 @@ impl World {
             _ => Command::Resume,
         };
         self.begin_command(command)
+    }
+
+    /// A spare joins or leaves, one at a time.
+    fn begin_spare_change(&mut self) -> Checked {
+        let Some(life) = &self.life else { return Ok(()) };
+        if self.changing.is_some() {
+            return self.complete_any();
+        }
+        let present: Vec<u8> =
+            (0u8..).zip(&self.volume.spares).filter(|(_, s)| s.is_present()).map(|(n, _)| n).collect();
+        let next = life.engine.next_spare();
+        if present.len() > 1 && self.rng.chance(1, 2) {
+            let spare = self.rng.pick(&present);
+            self.changing = Some((self.next_id + 1, None));
+            return self.begin_command(Command::RetireSpare { spare });
+        }
+        let Some(spare) = next.filter(|_| present.len() < MOST_SPARES) else { return self.complete_any() };
+        let disk = self.idle_disk();
+        let size = self.disks[disk].sectors() * 512;
+        let uuid = (u128::from(self.id()) << 64 | u128::from(self.scenario.seed)).to_be_bytes();
+        let shape = remap_core::recovery::shape_of(&self.volume);
+        let planned = layout::joining_spare(uuid, size, spare, &shape, 1 << self.scenario.block_shift);
+        let Ok(record) = planned else { return self.complete_any() };
+        let Some(life) = &mut self.life else { return Ok(()) };
+        let places = &mut life.spare_disks;
+        places.resize(places.len().max(usize::from(spare) + 1), GONE);
+        places[usize::from(spare)] = disk;
+        self.changing = Some((self.next_id + 1, Some(spare)));
+        let copies = self.rng.chance(1, 2);
+        self.begin_command(Command::AddSpare { spare, record, copies })
+    }
+
+    /// A disk that is no spare, wiped as a joining spare is: what is not a superblock stays on it.
+    fn idle_disk(&mut self) -> usize {
+        let used = self.life.as_ref().map(|l| l.spare_disks.clone()).unwrap_or_default();
+        let idle: Vec<usize> = (1..self.disks.len()).filter(|disk| !used.contains(disk)).collect();
+        let healthy = |disk: &SimDisk| (0..disk.sectors()).all(|sector| disk.bad(sector).is_none());
+        match idle.iter().copied().find(|&disk| healthy(&self.disks[disk])) {
+            Some(disk) if self.rng.chance(2, 3) => {
+                let size = self.disks[disk].sectors() * 512;
+                for place in layout::search_places(size) {
+                    for sector in place / 512..((place + layout::LABEL_BYTES) / 512).min(size / 512) {
+                        self.disks[disk].preset(sector, &[0; 512]);
+                    }
+                }
+                disk
+            }
+            _ => {
+                let sectors = self.scenario.spares[0] / 512;
+                let sectors = self.rng.pick(&[sectors, sectors, 2 * sectors, sectors / 4 / 8 * 8]);
+                self.disks.push(SimDisk::blank(sectors));
+                self.disks.len() - 1
+            }
+        }
+    }
+
+    /// A command ended; a spare that was to join, and did not, is no spare. (The disk of one that leaves must be there until its
+    /// superblocks are erased; its number is not given again in this life.)
+    pub(super) fn spares_changed(&mut self, id: u64) {
+        let Some((_, joining)) = self.changing.take_if(|(command, _)| *command == id) else { return };
+        let Some((life, spare)) = self.life.as_mut().zip(joining.map(usize::from)) else { return };
+        if !life.engine.volume().spares.get(spare).is_some_and(SpareRecord::is_present) {
+            life.spare_disks[spare] = GONE;
+        }
     }
 
     /// A person asks for something.

@@ -99,15 +99,14 @@ impl World {
 
     /// Sectors of a disk that hold metadata, as `(first, end)`.
     fn metadata_sectors(&self, disk: usize) -> Vec<(u64, u64)> {
-        let sizes: Vec<u64> = self.volume.spares.iter().map(|s| s.size).collect();
-        let shape = remap_core::recovery::shape_of(&self.volume);
         let spare_of = |life: &super::Life| life.spare_disks.iter().position(|&d| d == disk);
         let spare = match &self.life {
             Some(life) => spare_of(life),
             None => disk.checked_sub(1),
         };
-        let ranges = spare.map(|spare| layout::metadata_ranges(&sizes, spare as u8, &shape));
-        ranges.unwrap_or_default().iter().map(|&(start, len)| (start / 512, (start + len) / 512)).collect()
+        let record = spare.and_then(|spare| self.volume.spares.get(spare));
+        let ranges = record.map(layout::metadata_ranges);
+        ranges.into_iter().flatten().map(|(start, len)| (start / 512, (start + len) / 512)).collect()
     }
 }
 

@@ -10,6 +10,7 @@ use remap_format::layout::{self, CopyPlace};
 use remap_format::{COPIES, EntryState};
 
 use super::World;
+use super::lives::GONE;
 use crate::disk::Bad;
 
 const MAX_BAD_COPIES: usize = COPIES as usize - MIN_COPIES as usize;
@@ -104,6 +105,9 @@ impl World {
         let idle = life.engine.is_idle();
         let spare = self.rng.index(slots.len());
         let (disk, count) = slots[spare];
+        if disk == GONE || count == 0 {
+            return;
+        }
         let (slot, block) = if !mapped.is_empty() && self.rng.chance(2, 3) {
             let (block, slot) = mapped[self.rng.index(mapped.len())];
             (remap_core::units::Slot(slot), Some(block))
@@ -136,20 +140,14 @@ impl World {
 
     fn in_metadata(&self, spare: u8, slot: u64) -> bool {
         let block = 1u64 << self.scenario.block_shift;
-        let shape = remap_core::recovery::shape_of(&self.volume);
         let (start, end) = (slot * block, (slot + 1) * block);
-        layout::metadata_ranges(&self.sizes(), spare, &shape)
-            .iter()
-            .any(|&(at, len)| at < end && start < at + len)
-    }
-
-    fn sizes(&self) -> Vec<u64> {
-        self.volume.spares.iter().map(|s| s.size).collect()
+        let record = &self.volume.spares[usize::from(spare)];
+        layout::metadata_ranges(record).any(|(at, len)| at < end && start < at + len)
     }
 
     pub(super) fn places(&self) -> Vec<(CopyPlace, usize)> {
         let disks = self.life.as_ref().map(|l| l.spare_disks.clone()).unwrap_or_default();
-        layout::copy_places(&self.sizes())
+        layout::copy_places(&self.volume.spares, &self.volume.homes)
             .into_iter()
             .map(|place| (place, disks.get(usize::from(place.spare)).copied().unwrap_or(1)))
             .collect()

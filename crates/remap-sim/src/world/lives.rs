@@ -8,13 +8,15 @@ use remap_core::engine::{Command, Engine, EngineConfig};
 use remap_core::op::{Fault, RequestKind};
 use remap_core::recovery::{Recovered, RecoveryError, SpareReader, recover};
 use remap_core::units::{Extent, Sector};
-use remap_format::{COPIES, CopyRole, Entry, MainIdentity, SpareRecord, Superblock, SuperblockFlags};
+use remap_format::{COPIES, CopyRole, Entry, MainIdentity, SpareRecord, Superblock, SuperblockFlags, layout};
 
 use super::{Life, World};
 use crate::disk::{Loss, SimDisk};
 use crate::scenario::Scenario;
 use crate::{Checked, Rule, Violation};
 
+/// The disk of a spare that has left.
+pub(super) const GONE: usize = usize::MAX;
 /// Blocks read at a time in a look at everything.
 const LOOK_BLOCKS: u64 = 4;
 
@@ -42,21 +44,23 @@ impl SpareReader for Reader<'_> {
     }
 }
 
+/// For each spare of a recovered volume, its disk.
+pub(super) fn disks_of(recovered: &Recovered, order: &[usize]) -> Vec<usize> {
+    recovered.devices.iter().map(|given| given.map_or(GONE, |g| order[g])).collect()
+}
+
 /// The volume of a scenario, as it is adopted; `attempt` tells one adoption from the next.
 pub(super) fn describe(scenario: &Scenario, attempt: u64) -> Superblock {
     let shape = scenario.shape().expect("scenarios have spares that are large enough");
     let uuid = |n: u64| (u128::from(scenario.seed) << 64 | u128::from(attempt << 8 | n)).to_be_bytes();
-    let spares = (1u64..).zip(&scenario.spares).map(|(n, &size)| SpareRecord {
-        uuid: uuid(n),
-        size,
-        slots: size >> scenario.block_shift,
-    });
+    let spares: Vec<_> = (1u64..).zip(&scenario.spares).map(|(n, &size)| (uuid(n), size)).collect();
     Superblock {
         role: CopyRole::Copy(0),
         volume: uuid(0),
         name: "simulated".into(),
         spare_index: 0,
-        spares: spares.collect(),
+        spares: layout::first_spares(&spares, &shape, 1 << scenario.block_shift),
+        homes: layout::first_homes(spares.len()),
         block_shift: scenario.block_shift,
         policy: scenario.policy,
         flags: SuperblockFlags::default(),
@@ -86,7 +90,7 @@ impl World {
     pub fn assemble(&mut self) -> Checked {
         let mut order: Vec<usize> = (1..self.disks.len()).collect();
         self.rng.shuffle(&mut order);
-        let found = self.recover_from(&order, Vec::new());
+        let found = self.find_volume(&mut order);
         let recovered = match found {
             Ok(recovered) => recovered,
             Err(error) if self.adopted => {
@@ -105,7 +109,8 @@ impl World {
         self.note(17, generation, || {
             format!("assembled: generation {generation}, {entries} entries, {copies} good copies")
         });
-        let spare_disks = recovered.devices.iter().map(|&given| order[given]).collect();
+        let spare_disks = disks_of(&recovered, &order);
+        self.see_layout(&recovered.superblock);
         let config = EngineConfig { planted: self.scenario.planted, ..EngineConfig::default() };
         let engine = Engine::start(recovered, config, self.now).expect("memory");
         let view = engine.view();
@@ -115,6 +120,21 @@ impl World {
             self.look_at_everything()?;
         }
         Ok(())
+    }
+
+    /// Recovers from these disks. A spare that has left, or did not quite join, is refused: a person is told, and leaves it out.
+    fn find_volume(&mut self, order: &mut Vec<usize>) -> Result<Recovered, RecoveryError> {
+        loop {
+            match self.recover_from(order, Vec::new()) {
+                Err(RecoveryError::NotAMember { spare, .. } | RecoveryError::NoMetadata { spare, .. })
+                    if self.adopted && order.len() > 1 =>
+                {
+                    let disk = order.remove(spare);
+                    self.note(19, disk as u64, || format!("disk {disk} is not part of the volume"));
+                }
+                other => return other,
+            }
+        }
     }
 
     pub(super) fn recover_from(
@@ -134,6 +154,23 @@ impl World {
         let sizes: Vec<u64> = order.iter().map(|&d| disks[d].sectors() * 512).collect();
         let mut reader = Reader { disks, order, hidden, planted: self.scenario.planted };
         recover(&mut reader, &sizes, false)
+    }
+
+    /// Disks that are spares of the volume, in its order, or about to be.
+    pub(super) fn present_disks(&self) -> Vec<usize> {
+        let disks = self.life.as_ref().map(|l| l.spare_disks.as_slice()).unwrap_or_default();
+        let joining = self.changing.and_then(|(_, spare)| spare).map(usize::from);
+        let present = |spare: usize| self.volume.spares.get(spare).is_some_and(SpareRecord::is_present);
+        let spares = disks.iter().enumerate().filter(|&(n, _)| present(n) || joining == Some(n));
+        spares.map(|(_, &disk)| disk).filter(|&disk| disk != GONE).collect()
+    }
+
+    /// Spares come and go: where copies live now.
+    pub(super) fn see_layout(&mut self, volume: &Superblock) {
+        self.volume.spares.clone_from(&volume.spares);
+        self.volume.homes = volume.homes;
+        self.volume.area_pages = volume.area_pages;
+        self.volume.journal_pages = volume.journal_pages;
     }
 
     fn adopt(&mut self) -> Result<Recovered, Violation> {
@@ -161,14 +198,20 @@ impl World {
         self.path_until = None;
         self.beyond_the_budget()?;
         if self.adopted && self.scenario.faults.rot && self.rng.chance(1, 2) {
-            let order: Vec<usize> = self.life.as_ref().map(|l| l.spare_disks.clone()).unwrap_or_default();
-            if let Ok(found) = self.recover_from(&order, Vec::new()) {
+            let disks = self.life.as_ref().map(|l| l.spare_disks.clone()).unwrap_or_default();
+            let mut order: Vec<usize> = disks.into_iter().filter(|&disk| disk != GONE).collect();
+            if let Ok(found) = self.find_volume(&mut order) {
+                self.see_layout(&found.superblock);
+                if let Some(life) = &mut self.life {
+                    life.spare_disks = disks_of(&found, &order);
+                }
                 let in_step: Vec<bool> = found.copies.iter().map(|c| c.flaw.is_none()).collect();
                 self.rot(&in_step);
             }
         }
         self.life = None;
         self.suspended = false;
+        self.changing = None;
         self.clients.clear();
         self.parts.clear();
         self.graces.clear();
@@ -228,8 +271,8 @@ impl World {
     pub(super) fn check_copies(&mut self) -> Checked {
         let Some(life) = &self.life else { return Ok(()) };
         let expected: Vec<Entry> = life.engine.table().iter().copied().collect();
-        let order = life.spare_disks.clone();
-        let single = self.volume.spares.len() == 1;
+        let order = self.present_disks();
+        let single = order.len() == 1;
         let bytes = remap_core::recovery::shape_of(&self.volume).bytes();
         let places = self.places();
         for copy in 0..if single { COPIES } else { 1 } {
@@ -242,7 +285,7 @@ impl World {
             if entries != expected {
                 return Err(Rule::C1.broken(format!("copy {copy}: {entries:?}, in memory {expected:?}")));
             }
-            if !single && found.needs_repair {
+            if !single && found.copies.iter().any(|c| c.flaw.is_some()) {
                 return Err(Rule::C6.broken(format!("copies not in step after a save: {:?}", found.copies)));
             }
         }

@@ -69,6 +69,10 @@ pub struct Tally {
     pub freezes: u64,
     /// Copies that fell out of step.
     pub copy_failures: u64,
+    /// Spares that joined.
+    pub joined: u64,
+    /// Spares that left.
+    pub left: u64,
     /// Copies that rotted between lives.
     pub rotten: u64,
     /// Sectors read and found as they may be.
@@ -93,6 +97,8 @@ impl Tally {
         self.trips += other.trips;
         self.freezes += other.freezes;
         self.copy_failures += other.copy_failures;
+        self.joined += other.joined;
+        self.left += other.left;
         self.rotten += other.rotten;
         self.sectors_checked += other.sectors_checked;
         self.hash = self.hash.rotate_left(5) ^ other.hash;
@@ -141,6 +147,8 @@ pub struct World {
     full_at: u64,
     /// A command suspended remapping, and none resumed it.
     suspended: bool,
+    /// The command that changes the spares, and the number of the one that is to join.
+    changing: Option<(u64, Option<u8>)>,
     path_until: Option<(usize, u64)>,
     steps: u64,
     quiet: bool,
@@ -238,6 +246,7 @@ impl World {
             trouble: 0,
             full_at: 0,
             suspended: false,
+            changing: None,
             path_until: None,
             steps: 0,
             quiet: false,
@@ -344,6 +353,11 @@ impl World {
             } else if let Some(event) = life.engine.poll_event() {
                 self.tell(event)?;
             } else {
+                let volume = life.engine.volume();
+                if volume.homes != self.volume.homes || volume.spares != self.volume.spares {
+                    let volume = volume.clone();
+                    self.see_layout(&volume);
+                }
                 return Ok(());
             }
         }
@@ -357,6 +371,7 @@ impl World {
             }
             Event::CommandDone { id, outcome } => {
                 self.note(4, id.0, || format!("engine: command {} done: {outcome:?}", id.0));
+                self.spares_changed(id.0);
                 let Some(at) = self.commands.iter().position(|&c| c == id.0) else {
                     return Err(Rule::C6.broken(format!("command {} ended twice", id.0)));
                 };
@@ -390,7 +405,9 @@ impl World {
             }
             Notice::Checkpointed { .. } => tally.checkpoints += 1,
             Notice::Exhausted => self.full_at = self.tick,
-            Notice::BreakerReset | Notice::Thawed => {}
+            Notice::SpareJoined { .. } => tally.joined += 1,
+            Notice::SpareLeft { .. } => tally.left += 1,
+            Notice::BreakerReset | Notice::Thawed | Notice::NotErased { .. } => {}
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use remap_core::units::{Block, Extent, Sector, Slot};
 use remap_format::{COPIES, Entry, EntryState};
 
 use super::devices::Work;
+use super::lives::disks_of;
 use super::{Life, Out, World};
 use crate::disk::{Bad, SimDisk};
 use crate::sweep::image::Image;
@@ -241,7 +242,7 @@ impl World {
     }
 
     fn start(&mut self, recovered: Recovered, order: &[usize]) -> Checked {
-        let spare_disks = recovered.devices.iter().map(|&given| order[given]).collect();
+        let spare_disks = disks_of(&recovered, order);
         let engine = Engine::start(recovered, EngineConfig::default(), self.now).expect("memory");
         let view = Arc::clone(&engine.view());
         self.life = Some(Life { engine, view, spare_disks });

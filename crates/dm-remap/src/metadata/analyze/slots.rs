@@ -1,6 +1,6 @@
 //! The slots of each spare: used, free, retired, and how they are spread.
 
-use remap_core::recovery::{Recovered, shape_of};
+use remap_core::recovery::Recovered;
 use remap_core::units::Slot;
 use remap_format::layout::metadata_ranges;
 use remap_format::{Entry, EntryState};
@@ -36,10 +36,9 @@ type Run = (u64, u64);
 /// Every spare of the volume.
 pub(super) fn spares(recovered: &Recovered) -> Vec<SparePart> {
     let superblock = &recovered.superblock;
-    let sizes: Vec<u64> = superblock.spares.iter().map(|s| s.size).collect();
     let block_size = u64::from(superblock.block_size());
     let mut parts = Vec::new();
-    for (spare, record) in (0u8..).zip(&superblock.spares) {
+    for (spare, record) in superblock.present() {
         let runs = |entries: &mut dyn Iterator<Item = &Entry>| {
             let here = entries.filter(|e| Slot(e.slot).spare() == spare);
             here.map(|e| (Slot(e.slot).index(), Slot(e.slot).index() + u64::from(e.count)))
@@ -47,8 +46,7 @@ pub(super) fn spares(recovered: &Recovered) -> Vec<SparePart> {
         };
         let used = runs(&mut recovered.table.iter().filter(|e| e.state == EntryState::Remapped));
         let retired = runs(&mut recovered.pool.retired().iter());
-        let metadata: Vec<Run> = metadata_ranges(&sizes, spare, &shape_of(superblock))
-            .iter()
+        let metadata: Vec<Run> = metadata_ranges(record)
             .map(|(start, len)| (start / block_size, (start + len).div_ceil(block_size).min(record.slots)))
             .collect();
         let free = gaps([&used[..], &retired, &metadata].concat(), record.slots);
