@@ -77,7 +77,7 @@ fn a_larger_spare_takes_the_place_of_the_only_one_while_clients_write() {
     assert!(after["slots"]["total"].as_u64() > before["slots"]["total"].as_u64());
     server.stop();
 
-    let wrong = lab.dm_remap(&["metadata", "check", "SPARE"]).code(3);
+    let wrong = lab.dm_remap(&["metadata", "check", "SPARE"]).code(4);
     assert!(
         wrong.0.contains("no dm-remap metadata") || wrong.1.contains("no dm-remap metadata"),
         "{wrong:?}"
@@ -100,7 +100,7 @@ fn a_spare_joins_and_the_first_one_leaves() {
     server.stop();
 
     // Both are needed now, in any order.
-    let (_, text) = lab.dm_remap(&["serve", "MAIN", "SPARE"]).code(3);
+    let (_, text) = lab.dm_remap(&["serve", "MAIN", "SPARE"]).code(4);
     assert!(text.contains("2 spares"), "{text}");
     let both = ["--drill", DRILL, "--spare", "second.img"];
     let server = lab.serve(&both);
@@ -114,7 +114,7 @@ fn a_spare_joins_and_the_first_one_leaves() {
     message(&lab, &["retire-spare", "2"]).ok();
     server.stop();
 
-    let (_, text) = lab.dm_remap(&["serve", "MAIN", "SPARE", "--spare", "second.img"]).code(3);
+    let (_, text) = lab.dm_remap(&["serve", "MAIN", "SPARE", "--spare", "second.img"]).code(4);
     assert!(text.contains("spare.img: no dm-remap metadata here"), "{text}");
     fs::rename(&second, lab.spare()).expect("the second spare in the first one's place");
     let server = lab.serve(&["--drill", DRILL]);
