@@ -8,6 +8,7 @@ use remap_format::layout::CopyPlace;
 use remap_format::{Entry, MAX_RECORD_PAGES, PAGE_SIZE, Record, RecordHeader};
 
 use super::World;
+use super::lives::GONE;
 use crate::disk::SimDisk;
 use crate::rng::Rng;
 use crate::stamp::SECTOR;
@@ -35,8 +36,12 @@ impl World {
         let Some(life) = self.life.as_ref().filter(|_| self.adopted && rng.chance(1, ONE_IN)) else {
             return Ok(());
         };
-        let order = life.spare_disks.clone();
+        let order: Vec<usize> = life.spare_disks.iter().copied().filter(|&disk| disk != GONE).collect();
         let Ok(truth) = self.recover_from(&order, Vec::new()) else { return Ok(()) };
+        // In the middle of a change of the spares the copies are not where the engine is about to have them.
+        if truth.superblock.homes != self.volume.homes || !truth.strays.is_empty() {
+            return Ok(());
+        }
         let kinds = [Damage::Hole, Damage::Contradiction, Damage::Page, Damage::Superblocks];
         let damage = rng.pick(&kinds);
         let mut disks = vec![SimDisk::blank(0)];
