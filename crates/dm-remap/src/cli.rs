@@ -250,7 +250,7 @@ Messages:
   save [FILE]              write all metadata copies anew; with FILE, a dump of them too (in place of an earlier one)
   restore                  compare the copies on the spares with the table in use, and repair them
   suspend, resume          remapping off, and on again
-  add-spare SPARE          one more spare: a file or device, or PATH@START+LEN, empty
+  add-spare SPARE [force]  one more spare: a file or device, or PATH@START+LEN; empty, unless forced
   retire-spare N           move everything off spare N, and let it go
   migrate SPARE [N]        both: a new spare takes the place of the only one (or of number N)
   drill DEVICE on|off      a drill of main or spareN

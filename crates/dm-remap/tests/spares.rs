@@ -153,7 +153,9 @@ fn what_cannot_be_is_refused_with_a_reason() {
     stranger.adopt(&[]);
     let server = lab.serve(&["--spare", "tiny.img"]);
     let path = stranger.spare();
-    let (text, _) = message(&lab, &["add-spare", path.to_str().expect("a path")]).code(1);
+    let path = path.to_str().expect("a path");
+    let (text, _) = message(&lab, &["add-spare", path]).code(1);
     assert!(text.contains(&format!("already belongs to volume '{NAME}'")), "{text}");
+    assert!(message(&lab, &["add-spare", path, "force"]).ok().contains("is spare 2 now"));
     server.stop();
 }

@@ -150,10 +150,12 @@ impl Volume {
                 other => other,
             })?;
         wipe(&device).map_err(|error| SpareError::Prepare(path, error))?;
-        self.shared.spares.set(number, Some(device));
+        self.shared.spares.set(number, Some(device.clone()));
         let outcome = self.command(Command::AddSpare { spare: number, record, copies })?;
         if !self.has_spare(number)? {
             self.let_go(number);
+            // Its label says that it is of this volume; if that stays, the next one who adds it must force it.
+            let _ = wipe(&device);
         }
         settled(outcome).map(|_| number)
     }

@@ -121,7 +121,8 @@ fn carry_out(service: &Service, command: &str, args: &[&str]) -> Outcome {
             run(service, Command::Suspend).map(|_| "remapping suspended".into())
         }
         ("resume", []) => run(service, Command::Resume).map(|_| "remapping resumed".into()),
-        ("add-spare", [spare]) => spares::add(service, spare),
+        ("add-spare", [spare]) => spares::add(service, spare, false),
+        ("add-spare", [spare, "force"]) => spares::add(service, spare, true),
         ("retire-spare", [number]) => spares::retire(service, number),
         ("migrate", [spare]) => spares::migrate(service, spare, None),
         ("migrate", [spare, number]) => spares::migrate(service, spare, Some(number)),

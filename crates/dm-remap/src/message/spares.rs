@@ -16,9 +16,9 @@ pub(super) fn names_a_spare(message: &str) -> bool {
     ["add-spare", "migrate"].iter().any(|word| message.eq_ignore_ascii_case(word))
 }
 
-/// `add-spare SPARE`.
-pub(super) fn add(service: &Service, spare: &str) -> Result<String, String> {
-    let number = join(service, spare, true)?;
+/// `add-spare SPARE [force]`.
+pub(super) fn add(service: &Service, spare: &str, force: bool) -> Result<String, String> {
+    let number = join(service, spare, true, force)?;
     Ok(format!("{spare} is spare {number} now; {}", start_with(service)))
 }
 
@@ -48,7 +48,7 @@ pub(super) fn migrate(service: &Service, spare: &str, number: Option<&str>) -> R
         return Err(format!("error: {}", SpareError::NoSuchSpare(from)));
     }
     // All copies move at once in the second step, and may grow with the larger spare.
-    let number = join(service, spare, false)?;
+    let number = join(service, spare, false, false)?;
     let (path, moved) = leave(service, from)
         .map_err(|why| format!("{why} ({spare} is spare {number} now, and spare {from} has not left)"))?;
     Ok(format!(
@@ -62,12 +62,12 @@ fn number_of(text: &str) -> Result<u8, String> {
     text.parse().map_err(|_| format!("error: '{text}' is not the number of a spare (status shows them)"))
 }
 
-fn join(service: &Service, spare: &str, copies: bool) -> Result<u8, String> {
+fn join(service: &Service, spare: &str, copies: bool, force: bool) -> Result<u8, String> {
     let arg: SpareArg = spare.parse().map_err(|why| format!("error: {spare}: {why}"))?;
     let mut opener = service.opener.lock().unwrap_or_else(PoisonError::into_inner);
     let device = opener.spare(&arg, Access::Write).map_err(|error| format!("error: {error:#}"))?;
     let device = device.with_deadline(service.deadline);
-    service.volume.add_spare(device.clone(), copies, false).map_err(|error| {
+    service.volume.add_spare(device.clone(), copies, force).map_err(|error| {
         opener.forget(&device);
         format!("error: {error}")
     })

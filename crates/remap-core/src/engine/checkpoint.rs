@@ -55,7 +55,7 @@ impl Engine {
         let checkpoint = Checkpoint {
             phase: Phase::Pages,
             generation: self.commit.next_generation(),
-            entries: self.metadata_entries(),
+            entries: self.metadata_entries() - self.retired_that_leave(),
             next_page: 0,
             next_block: Block(0),
             next_retired: 0,
@@ -68,7 +68,30 @@ impl Engine {
         self.commit.to_fence = 0;
         self.commit.fault = None;
         self.commit.starved = false;
+        self.write_homes();
         self.checkpoint_advance();
+    }
+
+    /// Labels where copies are to live from now on, so that homes which take no superblock are known before one of them is named. Only
+    /// in the first page: in the other one may be what the spare is recognised by.
+    fn write_homes(&mut self) {
+        for copy in copies_of(self.commit.moving) {
+            match memory::zeroes(PAGE_SIZE) {
+                Ok(mut bytes) => {
+                    self.superblock(CopyRole::Label, self.commit.place(copy).spare).encode(&mut bytes);
+                    self.write_copy(copy, 0, bytes, CommitPart::Copy(copy));
+                }
+                Err(NoMemory) => self.commit.starve(),
+            }
+        }
+    }
+
+    /// It is tried again after a pause; one that was to change the spares is given up if it still can be.
+    fn checkpoint_failed(&mut self) {
+        if self.relayout_undone() {
+            return self.checkpoint_given_up();
+        }
+        self.freeze();
     }
 
     pub(super) fn restart_checkpoint(&mut self) {
@@ -83,6 +106,7 @@ impl Engine {
         self.commit.to_fence = 0;
         self.commit.fault = None;
         self.commit.starved = false;
+        self.write_homes();
         self.checkpoint_advance();
     }
 
@@ -104,7 +128,7 @@ impl Engine {
             || self.commit.good().count_ones() < MIN_COPIES
             || (self.commit.making && self.commit.failed != 0)
         {
-            return self.freeze();
+            return self.checkpoint_failed();
         }
         let early = self.planted(Canary::NameBeforePages);
         let Some(checkpoint) = self.commit.checkpoint() else { return };
@@ -165,7 +189,9 @@ impl Engine {
                 memory::push(&mut entries, *entry);
             } else if let Some(entry) = self.pool.retired().get(retired) {
                 retired += 1;
-                memory::push(&mut entries, *entry);
+                if self.stays(entry) {
+                    memory::push(&mut entries, *entry);
+                }
             } else {
                 break;
             }
@@ -204,6 +230,9 @@ impl Engine {
     }
 
     fn begin_superblocks(&mut self) {
+        // From here on a copy may name the new homes.
+        self.commit.former = None;
+        self.commit.moving = 0;
         if self.write_superblocks().is_err() {
             self.commit.starve();
         }

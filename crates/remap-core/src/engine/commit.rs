@@ -14,7 +14,7 @@ use remap_format::{COPIES, Entry, EntryState, MAX_RECORD_EDITS, PAGE_SIZE, Recor
 use super::checkpoint::{Checkpoint, Phase as CheckpointPhase};
 use super::job::JobKind;
 use super::ops::{CommitPart, Purpose};
-use super::spares::{Change, Relayout, Strays};
+use super::spares::{Change, Former, Relayout, Strays};
 use super::step::MAX_JOB_EDITS;
 use super::{COMMIT_RETRY_NS, Engine, MAX_JOBS, MIN_COPIES, Notice, RequestError};
 use crate::canary::Canary;
@@ -116,6 +116,10 @@ pub(super) struct Commit {
     pub(super) relayout: Option<Relayout>,
     /// What the checkpoint under way changes about the spares.
     pub(super) changing: Option<Change>,
+    /// Copies that move to homes in which nothing of them lies yet.
+    pub(super) moving: CopySet,
+    /// What was before it, until a superblock says otherwise.
+    pub(super) former: Option<Former>,
     /// Superblocks (spare, first byte) that are nobody's once the checkpoint under way is durable; those that are now; and writes
     /// that are out to erase them.
     pub(super) leaving: Strays,
@@ -168,6 +172,8 @@ impl Commit {
             starved: false,
             relayout: None,
             changing: None,
+            moving: 0,
+            former: None,
             leaving: recovered.strays.iter().copied().collect(),
             strays: Strays::new(),
             wiping: 0,
@@ -244,6 +250,7 @@ impl Commit {
         }
         self.fenced &= !(1 << copy);
         self.in_step &= !(1 << copy);
+        self.moving |= 1 << copy;
     }
 
     /// Is a checkpoint under way, and where is it?
@@ -597,6 +604,15 @@ impl Engine {
 
     pub(super) fn enter_checkpoint(&mut self, checkpoint: Checkpoint) {
         self.commit.phase = Phase::Checkpoint(checkpoint);
+    }
+
+    /// The checkpoint is not to be any more, and nothing names it: the journal goes on.
+    pub(super) fn checkpoint_given_up(&mut self) {
+        self.commit.phase = Phase::Idle;
+        // Somebody may have asked for one for another reason.
+        self.commit.checkpoint_wanted = true;
+        self.thaw();
+        self.wake = true;
     }
 
     /// The checkpoint is durable: the journal starts over.

@@ -23,7 +23,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use remap_format::{COPIES, Entry, Policy, Superblock};
+use remap_format::{COPIES, Entry, MAX_SPARES, Policy, Superblock};
 
 pub use breaker::{BREAKER_BUDGET, BREAKER_COOL_DOWN_NS, BREAKER_WINDOW_NS};
 pub use command::{Command, CommandId, CommandOutcome, MAX_COMMANDS};
@@ -296,6 +296,8 @@ impl Engine {
         let commit = commit::Commit::begin(&recovered)?;
         let mut volume = recovered.superblock;
         volume.policy = policy;
+        // Spares may join.
+        volume.spares.try_reserve(MAX_SPARES).map_err(|_| NoMemory)?;
         let ops_out = ops::most_out(u64::from(volume.block_sectors()));
         let mut jobs = memory::list(MAX_JOBS)?;
         (0..MAX_JOBS).for_each(|_| memory::push(&mut jobs, None));
@@ -344,7 +346,7 @@ impl Engine {
             ops::Purpose::Commit(part) => self.commit_op_done(part, outcome),
             ops::Purpose::CoolDownProbe => self.breaker_probe_done(outcome),
             ops::Purpose::JoinLabel { command } => self.label_written(command, outcome),
-            ops::Purpose::Wipe => self.wiped(outcome),
+            ops::Purpose::Wipe { spare, next } => self.wiped(spare, next, outcome),
         }
         self.advance();
     }

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use remap_format::MAX_SPARES;
 
+use super::spares::MAX_STRAYS;
 use super::{MAX_FLUSHES, MAX_JOBS, MAX_REQUESTS};
 use crate::memory::{self, NoMemory};
 use crate::op::OpId;
@@ -17,10 +18,10 @@ const COMMIT_OPS: usize = 64;
 
 /// Operations that can be out at a time, for blocks of `block_sectors` sectors: a piece of each request, a flush of every
 /// device for some of them, a job's operations (at most one for each sector of its block), the commit's, the shared flush of
-/// the main device, and the breaker's probe.
+/// the main device, the breaker's probe, a label, and superblocks that are being erased.
 pub(super) fn most_out(block_sectors: u64) -> usize {
     let in_job = usize::try_from(block_sectors).unwrap_or(1).max(1);
-    MAX_REQUESTS + MAX_FLUSHES * (MAX_SPARES + 1) + MAX_JOBS * in_job + COMMIT_OPS + 2
+    MAX_REQUESTS + MAX_FLUSHES * (MAX_SPARES + 1) + MAX_JOBS * in_job + COMMIT_OPS + MAX_STRAYS + 3
 }
 
 /// Why an operation is out.
@@ -41,7 +42,7 @@ pub(super) enum Purpose {
     /// The label of a spare that is to join.
     JoinLabel { command: usize },
     /// Erases a superblock that is nobody's.
-    Wipe,
+    Wipe { spare: u8, next: Option<u64> },
 }
 
 /// What a commit operation is for.

@@ -8,17 +8,19 @@ use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use remap_format::layout::{self, CopyPlace, CopyShape, LABEL_BYTES};
-use remap_format::{COPIES, Cause, CopyHome, CopyRole, EntryState, MAX_SPARES, SpareRecord};
+use remap_format::{
+    COPIES, Cause, CopyHome, CopyRole, Entry, EntryState, MAX_SPARES, PAGE_SIZE, SpareRecord,
+};
 
 use super::checkpoint::encode_pages;
 use super::command::Running;
+use super::commit::CopySet;
 use super::job::JobKind;
 use super::ops::Purpose;
 use super::{Engine, Notice, RequestError};
 use crate::memory;
 use crate::op::{Buffer, DeviceId, Fault, OpKind};
 use crate::pool::reserved_slots;
-use crate::recovery::shape_of;
 use crate::units::{Block, Extent, Sector, Slot};
 
 type Spares = ArrayVec<SpareRecord, MAX_SPARES>;
@@ -30,6 +32,18 @@ pub(super) struct Relayout {
     homes: [CopyHome; COPIES as usize],
     shape: CopyShape,
     change: Change,
+}
+
+/// What was before a checkpoint that changes the spares: it comes back if the new homes cannot be written.
+#[derive(Debug)]
+pub(super) struct Former {
+    spares: Spares,
+    homes: [CopyHome; COPIES as usize],
+    shape: CopyShape,
+    areas: [u8; COPIES as usize],
+    next_superblock: [u8; COPIES as usize],
+    fenced: CopySet,
+    in_step: CopySet,
 }
 
 /// What becomes of the spare.
@@ -59,7 +73,7 @@ pub(super) enum Stage {
 pub(super) type Strays = ArrayVec<(u8, u64), MAX_STRAYS>;
 
 /// As many as recovery can find, and a change of the spares adds.
-const MAX_STRAYS: usize = (MAX_SPARES + 2) * COPIES as usize;
+pub(super) const MAX_STRAYS: usize = (MAX_SPARES + 2) * COPIES as usize;
 
 /// A write of both pages of a label.
 pub(super) fn label_write(bytes: Vec<u8>) -> (Extent, OpKind) {
@@ -350,6 +364,15 @@ impl Engine {
     /// A checkpoint begins: it is the first of what was asked for.
     pub(super) fn relayout(&mut self) {
         let Some(relayout) = self.commit.relayout.take() else { return };
+        self.commit.former = Some(Former {
+            spares: self.volume.spares.iter().copied().collect(),
+            homes: self.volume.homes,
+            shape: self.commit.shape,
+            areas: self.commit.areas,
+            next_superblock: self.commit.next_superblock,
+            fenced: self.commit.fenced,
+            in_step: self.commit.in_step,
+        });
         let grows = relayout.shape != self.commit.shape;
         for (copy, (from, to)) in (0u8..).zip(self.volume.homes.iter().zip(&relayout.homes)) {
             if from != to || grows {
@@ -361,20 +384,57 @@ impl Engine {
         if let Change::Leave(spare) = relayout.change {
             let record = self.volume.spares.get(usize::from(spare)).copied().unwrap_or(SpareRecord::GONE);
             layout::metadata_ranges(&record).for_each(|(start, _)| self.commit.leaves(spare, start));
-            self.pool.remove_spare(spare);
         }
-        self.commit.places = layout::copy_places(&relayout.spares, &relayout.homes);
-        self.commit.shape = relayout.shape;
-        self.volume.spares = relayout.spares.as_slice().into();
-        self.volume.homes = relayout.homes;
-        self.volume.area_pages = relayout.shape.area_pages;
-        self.volume.journal_pages = relayout.shape.journal_pages;
+        self.set_layout(relayout.spares, relayout.homes, relayout.shape);
         self.commit.changing = Some(relayout.change);
-        debug_assert_eq!(shape_of(&self.volume), self.commit.shape, "one shape for all copies");
+    }
+
+    fn set_layout(&mut self, spares: Spares, homes: [CopyHome; COPIES as usize], shape: CopyShape) {
+        self.commit.places = layout::copy_places(&spares, &homes);
+        self.commit.shape = shape;
+        // There is room: the engine made it when it started.
+        self.volume.spares.clear();
+        memory::extend(&mut self.volume.spares, spares.len(), spares.into_iter());
+        self.volume.homes = homes;
+        self.volume.area_pages = shape.area_pages;
+        self.volume.journal_pages = shape.journal_pages;
+    }
+
+    /// Too few of the homes that copies were to move to can be written. No superblock names them yet: all stays as it was. `false`: one
+    /// may, or no copy was to move.
+    pub(super) fn relayout_undone(&mut self) -> bool {
+        let Some(former) = self.commit.former.take() else { return false };
+        let change = self.commit.changing.take();
+        self.set_layout(former.spares, former.homes, former.shape);
+        self.commit.areas = former.areas;
+        self.commit.next_superblock = former.next_superblock;
+        self.commit.fenced = former.fenced;
+        self.commit.in_step = former.in_step;
+        self.commit.leaving.clear();
+        self.commit.moving = 0;
+        if let Some(Change::Leave(spare)) = change {
+            self.pool.set_leaving(spare, false);
+        }
+        let asked = |c: &Running| c.stage == Stage::Checkpoint && c.command.change() == change;
+        if let Some(at) = self.commands.iter().position(asked) {
+            self.spare_change_fails(at, self.commit.fault.unwrap_or(Fault::Unknown));
+        }
+        true
+    }
+
+    /// Retired slots that leave with their spare.
+    pub(super) fn retired_that_leave(&self) -> u64 {
+        self.pool.retired().iter().filter(|entry| !self.stays(entry)).count() as u64
+    }
+
+    /// Is a retired slot still to be written down?
+    pub(super) fn stays(&self, retired: &Entry) -> bool {
+        self.commit.changing != Some(Change::Leave(Slot(retired.slot).spare()))
     }
 
     /// The checkpoint is durable: what it changed is true.
     pub(super) fn relayout_done(&mut self) {
+        self.commit.former = None;
         match self.commit.changing.take() {
             Some(Change::Join(spare)) => {
                 let block_size = u64::from(self.volume.block_size());
@@ -386,6 +446,7 @@ impl Engine {
                 }
             }
             Some(Change::Leave(spare)) => {
+                self.pool.remove_spare(spare);
                 self.left |= 1 << spare;
                 self.notice(Notice::SpareLeft { spare });
                 self.forget_trouble_of(DeviceId::Spare(spare));
@@ -397,21 +458,35 @@ impl Engine {
     /// Erases superblocks that are nobody's.
     pub(super) fn wipe_advance(&mut self) {
         for (spare, start) in core::mem::take(&mut self.commit.strays) {
-            let Ok(bytes) = memory::zeroes(LABEL_BYTES as usize) else {
-                self.notice(Notice::NotErased { fault: Fault::NoMemory });
-                continue;
-            };
-            let extent = Extent::new(Sector(start / 512), LABEL_BYTES / 512).expect("a label is not empty");
-            self.commit.wiping += 1;
-            let kind = OpKind::Write { from: Buffer::Owned(bytes), fua: true };
-            self.emit(DeviceId::Spare(spare), extent, kind, Purpose::Wipe);
+            let stays = self.volume.spares.get(usize::from(spare)).is_some_and(SpareRecord::is_present);
+            let next = stays.then_some(start + PAGE_SIZE as u64);
+            self.wipe(spare, start, stays, next);
         }
     }
 
-    pub(super) fn wiped(&mut self, outcome: Result<(), Fault>) {
+    /// On a spare that has left, both pages with zeroes; on one that stays, one page after the other with labels: it may be what the
+    /// spare is recognised by.
+    fn wipe(&mut self, spare: u8, start: u64, label: bool, next: Option<u64>) {
+        let Ok(mut bytes) = memory::zeroes(if label { PAGE_SIZE } else { LABEL_BYTES as usize }) else {
+            return self.notice(Notice::NotErased { fault: Fault::NoMemory });
+        };
+        if label {
+            self.superblock(CopyRole::Label, spare).encode(&mut bytes);
+        }
+        let extent =
+            Extent::new(Sector(start / 512), (bytes.len() / 512) as u64).expect("a page is not empty");
+        self.commit.wiping += 1;
+        let kind = OpKind::Write { from: Buffer::Owned(bytes), fua: true };
+        self.emit(DeviceId::Spare(spare), extent, kind, Purpose::Wipe { spare, next });
+    }
+
+    pub(super) fn wiped(&mut self, spare: u8, next: Option<u64>, outcome: Result<(), Fault>) {
         self.commit.wiping -= 1;
         if let Err(fault) = outcome {
             self.notice(Notice::NotErased { fault });
+        }
+        if let Some(start) = next {
+            self.wipe(spare, start, true, None);
         }
     }
 }

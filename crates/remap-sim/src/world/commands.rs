@@ -22,7 +22,7 @@ impl World {
         }
         let most = self.scenario.main_sectors.div_ceil(self.block_sectors());
         let extent = self.any_extent(most);
-        // Copies that move to homes that cannot be written freeze the volume until it is opened again (on the old homes).
+        // Copies may move to homes with bad sectors, which the budget of bad copies does not count: not both.
         if !self.scenario.faults.metadata_medium && self.rng.chance(1, 8) {
             return self.begin_spare_change();
         }
