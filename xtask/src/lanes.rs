@@ -263,10 +263,10 @@ fn models(stage: &Stage<'_>) -> Result<Verdict> {
     let mut whole = Verdict { good: true, note: String::new(), tally: Tally::default() };
     for checker in ["loom", "shuttle"] {
         let (flags, target) = (format!("--cfg {checker}"), stage.root.join("target").join(checker));
-        let args =
-            ["test", "--release", "--locked", "--lib", "-p", "remap-core", "models::", "--", "--nocapture"];
+        let build = ["test", "--release", "--locked", "--lib", "-p", "remap-core", "-p", "remap-runtime"];
         let set = [("RUSTFLAGS", flags.as_str()), ("CARGO_TARGET_DIR", &target.to_string_lossy())];
-        let verdict = stage.cargo_with(10, &args, &set)?;
+        let verdict =
+            stage.cargo_with(15, &[&build[..], &["models::", "--", "--nocapture"]].concat(), &set)?;
         whole.good &= verdict.good;
         whole.note.push_str(&verdict.note);
         whole.tally += verdict.tally;

@@ -42,6 +42,14 @@ pub enum Edge {
     MovingRead,
     /// The same, for a reader that sees that nothing moves.
     MovingCounted,
+    /// A queue is busy before it looks up a placement.
+    QueueBusy,
+    /// A block is published as moving before the owner looks for busy queues.
+    MovePublished,
+    /// Whatever a queue did is over before it is no longer busy.
+    QueueIdle,
+    /// An owner that sees a queue idle sees what it did.
+    QueueSeenIdle,
 }
 
 impl Edge {

@@ -5,7 +5,9 @@
 
 mod clock;
 pub mod front;
+mod grace;
 mod mail;
+mod mailbox;
 mod owner;
 mod queue;
 mod regions;

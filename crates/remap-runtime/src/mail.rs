@@ -1,75 +1,20 @@
-//! Messages between the owner of a volume and its queues.
+//! Messages between the owner of a volume and its queues, and a queue's counters.
 //!
-//! Invariant: a message that was posted is seen by a receiver that waits after it was posted: the wake is set after the
-//! message is in.
+//! Invariant: a queue's counters are written by its own thread only.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use remap_core::engine::{Command, CommandOutcome, Engine};
 use remap_core::op::{DeviceId, Fault, RequestKind};
 use remap_core::units::Extent;
-use remap_io::{BufSlice, Wake};
+use remap_io::BufSlice;
 
 use crate::front::FrontError;
+use crate::grace::Presence;
+use crate::mailbox::Mailbox;
 use crate::status::LaneCounters;
-
-/// A queue of messages whose receiver also waits for I/O.
-#[derive(Debug)]
-pub(crate) struct Mailbox<M> {
-    inbox: Mutex<Inbox<M>>,
-    /// Cheap test whether there is anything to take.
-    waiting: AtomicBool,
-    pub(crate) wake: Arc<Wake>,
-}
-
-#[derive(Debug)]
-struct Inbox<M> {
-    messages: VecDeque<M>,
-    closed: bool,
-}
-
-impl<M> Mailbox<M> {
-    pub(crate) fn open() -> std::io::Result<Self> {
-        let inbox = Mutex::new(Inbox { messages: VecDeque::new(), closed: false });
-        Ok(Self { inbox, waiting: AtomicBool::new(false), wake: Wake::create()? })
-    }
-
-    /// `false`: the receiver is gone and the message was dropped.
-    pub(crate) fn post(&self, message: M) -> bool {
-        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        if inbox.closed {
-            return false;
-        }
-        inbox.messages.push_back(message);
-        drop(inbox);
-        self.waiting.store(true, Ordering::Release);
-        self.wake.wake();
-        true
-    }
-
-    /// Everything that was posted.
-    pub(crate) fn take(&self) -> VecDeque<M> {
-        if !self.waiting.swap(false, Ordering::Acquire) {
-            return VecDeque::new();
-        }
-        self.wake.clear();
-        std::mem::take(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner).messages)
-    }
-
-    /// No more messages: what was posted and not taken.
-    pub(crate) fn close(&self) -> VecDeque<M> {
-        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        inbox.closed = true;
-        std::mem::take(&mut inbox.messages)
-    }
-
-    pub(crate) fn has_mail(&self) -> bool {
-        self.waiting.load(Ordering::Acquire)
-    }
-}
 
 /// To the owner.
 pub(crate) enum ToOwner {
@@ -102,8 +47,7 @@ pub(crate) enum ToQueue {
 #[derive(Debug)]
 pub(crate) struct QueueMail {
     pub(crate) mail: Mailbox<ToQueue>,
-    /// Fast-lane operations are out (see `owner::begin_grace`).
-    pub(crate) busy: AtomicBool,
+    pub(crate) presence: Presence,
     pub(crate) counters: LaneAtomics,
 }
 

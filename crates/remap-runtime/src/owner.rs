@@ -6,7 +6,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use remap_io::{Buf, BufSlice, Device, DeviceOp, IoKind, IoQueue, Watch};
 
 use crate::clock::Clock;
 use crate::front::{ByteRange, FrontError};
+use crate::grace::Calls;
 use crate::mail::{QueueMail, ToOwner, ToQueue};
 use crate::volume::{OnNotice, Shared};
 
@@ -61,8 +61,7 @@ struct Owner<'s> {
     /// Commands that the engine had no room for.
     later: VecDeque<(CommandId, Command)>,
     next_command: u64,
-    /// Grace operations and how many queues have not answered yet.
-    graces: HashMap<u64, u32>,
+    graces: Calls,
     /// Bounce buffers of operations that are out, to be replaced when one times out.
     in_bounce: HashMap<u64, u16>,
     live: Option<Sender<Result<(), StartError>>>,
@@ -108,7 +107,7 @@ pub(crate) fn run(
         commands: HashMap::new(),
         later: VecDeque::new(),
         next_command: 1,
-        graces: HashMap::new(),
+        graces: Calls::default(),
         in_bounce: HashMap::new(),
         live: Some(live.clone()),
         stopping: false,
@@ -316,32 +315,18 @@ impl Owner<'_> {
         }
     }
 
-    /// Asks every queue that has fast-lane operations out. The engine published the move before this, and a queue marks
-    /// itself busy before it looks anything up, with a full fence on both sides: either the queue sees the move, or the
-    /// owner sees the queue busy.
+    /// The engine published the move before this.
     fn begin_grace(&mut self, id: OpId, extent: Extent) {
-        fence(Ordering::SeqCst);
-        let mut asked = 0;
-        for queue in self.shared.queues() {
-            if queue.busy.load(Ordering::Acquire) {
-                // A queue that closed in between has nothing out any more.
-                asked += u32::from(queue.mail.post(ToQueue::Grace { grace: id.0, extent }));
-            }
-        }
-        if asked == 0 {
+        let queues = self.shared.queues();
+        let ask = |queue: &Arc<QueueMail>| queue.mail.post(ToQueue::Grace { grace: id.0, extent });
+        if self.graces.begin(id.0, &queues, |queue| &queue.presence, ask) {
             self.engine.handle_completion(self.clock.now(), id, Ok(()));
-        } else {
-            self.graces.insert(id.0, asked);
         }
     }
 
     fn grace_answered(&mut self, grace: u64) {
-        if let Some(left) = self.graces.get_mut(&grace) {
-            *left -= 1;
-            if *left == 0 {
-                self.graces.remove(&grace);
-                self.engine.handle_completion(self.clock.now(), OpId(grace), Ok(()));
-            }
+        if self.graces.answered(grace) {
+            self.engine.handle_completion(self.clock.now(), OpId(grace), Ok(()));
         }
     }
 

@@ -4,12 +4,12 @@
 //! ended. A part that meets a block in trouble, or whose operation failed on the medium, goes to the owner. No lock is
 //! taken on the way of a healthy request, and nothing is allocated once the slabs have grown.
 //!
-//! C11: the queue marks itself busy before it looks up a placement, and answers a grace call only after every operation that
-//! overlaps the moving extent and was begun before has ended.
+//! C11: placements are looked up between [`Outstanding::starting`] and [`Outstanding::started`], and every operation that a queue
+//! begins is told to [`Outstanding`], which answers grace calls.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,9 @@ use remap_core::view::Placement;
 use remap_io::{Buf, Device, DeviceOp, IoKind, IoQueue, Watch};
 
 use crate::front::{ByteRange, FrontCompletion, FrontError, FrontRequest, Interest, Queue};
-use crate::mail::{Lane, LaneAtomics, Mailbox, QueueMail, ToOwner, ToQueue};
+use crate::grace::{Outstanding, Presence};
+use crate::mail::{Lane, LaneAtomics, QueueMail, ToOwner, ToQueue};
+use crate::mailbox::Mailbox;
 use crate::volume::Shared;
 
 /// Device operations of a queue that are out at a time; more wait in it.
@@ -84,13 +86,6 @@ struct Part {
     slow: bool,
 }
 
-/// A grace call that waits for operations.
-#[derive(Debug)]
-struct Grace {
-    grace: u64,
-    parts: Vec<usize>,
-}
-
 /// One thread's half of a volume.
 pub struct VolumeQueue {
     shared: Arc<Shared>,
@@ -98,8 +93,7 @@ pub struct VolumeQueue {
     io: IoQueue,
     actives: Slab<Active>,
     parts: Slab<Part>,
-    fast_out: usize,
-    graces: Vec<Grace>,
+    out: Outstanding,
     /// Spares by their numbers, as last seen.
     spares: Vec<Option<Device>>,
     done: VecDeque<FrontCompletion>,
@@ -112,7 +106,7 @@ impl VolumeQueue {
         let io = IoQueue::open(shared.io, DEPTH)?;
         let mail = Arc::new(QueueMail {
             mail: Mailbox::open()?,
-            busy: false.into(),
+            presence: Presence::idle(),
             counters: LaneAtomics::default(),
         });
         shared.queues.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&mail));
@@ -122,8 +116,7 @@ impl VolumeQueue {
             io,
             actives: Slab::EMPTY,
             parts: Slab::EMPTY,
-            fast_out: 0,
-            graces: Vec::new(),
+            out: Outstanding::default(),
             spares: shared.spares.snapshot(),
             done: VecDeque::new(),
             pool: Vec::new(),
@@ -154,13 +147,6 @@ impl VolumeQueue {
             RequestKind::Write { .. } | RequestKind::WriteZeroes { .. } | RequestKind::Discard
         );
         (writes && self.shared.read_only).then_some(FrontError::ReadOnly)
-    }
-
-    fn mark_busy(&mut self) {
-        if self.fast_out == 0 {
-            self.mail.busy.store(true, Ordering::Relaxed);
-            fence(Ordering::SeqCst);
-        }
     }
 
     fn submit_flush(&mut self, active: usize) {
@@ -283,7 +269,7 @@ impl VolumeQueue {
                 usize::try_from(extent.start().0 * SECTOR_SIZE - active.request.offset).unwrap_or(usize::MAX);
             buf.slice(first..first + usize::try_from(len).unwrap_or(usize::MAX))
         });
-        self.fast_out += 1;
+        self.out.began();
         self.count(Lane::Fast, 1);
         match device {
             Some(device) => {
@@ -314,13 +300,10 @@ impl VolumeQueue {
 
     fn fast_done(&mut self, index: usize, outcome: Result<(), Fault>) {
         let Some(&mut part) = self.parts.get(index) else { return };
-        self.fast_out -= 1;
-        if self.fast_out == 0 {
-            self.mail.busy.store(false, Ordering::Release);
-        }
-        if !self.graces.is_empty() {
-            self.leave_graces(index);
-        }
+        let owner = &self.shared.owner;
+        self.out.ended(index, &self.mail.presence, |grace| {
+            owner.post(ToOwner::GraceDone { grace });
+        });
         let Err(fault) = outcome else { return self.part_done(index, Ok(()), &[]) };
         let kind = self.actives.get(part.active).map_or(RequestKind::Read, |a| a.request.kind);
         match kind {
@@ -378,22 +361,9 @@ impl VolumeQueue {
         let parts: Vec<usize> = (0..self.parts.places.len())
             .filter(|&index| self.parts.places[index].as_ref().is_some_and(overlaps))
             .collect();
-        if parts.is_empty() {
+        if self.out.asked(grace, parts) {
             self.shared.owner.post(ToOwner::GraceDone { grace });
-        } else {
-            self.graces.push(Grace { grace, parts });
         }
-    }
-
-    fn leave_graces(&mut self, part: usize) {
-        let owner = &self.shared.owner;
-        self.graces.retain_mut(|waiting| {
-            waiting.parts.retain(|&p| p != part);
-            if waiting.parts.is_empty() {
-                owner.post(ToOwner::GraceDone { grace: waiting.grace });
-            }
-            !waiting.parts.is_empty()
-        });
     }
 }
 
@@ -455,7 +425,7 @@ impl Queue for VolumeQueue {
             self.done.push_back(FrontCompletion { token, result: Err(error), buf });
             return;
         }
-        self.mark_busy();
+        self.out.starting(&self.mail.presence);
         let active = Active { token, request, buf, parts_left: 1, bad: Vec::new(), error: None };
         let index = self.actives.add(active);
         if request.kind == RequestKind::Flush {
@@ -463,9 +433,7 @@ impl Queue for VolumeQueue {
         } else {
             self.submit_parts(index, &request);
         }
-        if self.fast_out == 0 {
-            self.mail.busy.store(false, Ordering::Release);
-        }
+        self.out.started(&self.mail.presence);
         // The one that kept it open while its parts were started.
         let Some(active) = self.actives.get(index) else { return };
         active.parts_left -= 1;

@@ -21,7 +21,8 @@ use remap_io::{Buf, Device, IoBackend};
 
 use crate::clock::Clock;
 use crate::front::{BlockState, Export, Geometry, StatusRange};
-use crate::mail::{Mailbox, QueueMail, ToOwner};
+use crate::mail::{QueueMail, ToOwner};
+use crate::mailbox::Mailbox;
 use crate::owner;
 use crate::queue::VolumeQueue;
 use crate::regions::worst_regions;

@@ -13,6 +13,8 @@ pub use loom::thread;
 pub use shuttle::thread;
 
 use super::Edge;
+use crate::units::Block;
+use crate::view::View;
 
 std::thread_local! {
     static WEAK: Cell<Option<Edge>> = const { Cell::new(None) };
@@ -29,6 +31,16 @@ impl Drop for Weakened {
     fn drop(&mut self) {
         WEAK.with(|weak| weak.set(None));
     }
+}
+
+/// What the engine does before it moves a block, for models of the handshake outside of this crate.
+pub fn begin_move(view: &View, index: usize, block: Block) {
+    view.begin_move(index, block);
+}
+
+/// What the engine does when a block has moved.
+pub fn end_move(view: &View, index: usize) {
+    view.end_move(index);
 }
 
 /// Random schedules that shuttle tries of one model.
