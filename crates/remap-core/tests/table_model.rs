@@ -1,7 +1,13 @@
 //! The table and its view against the naive model: one map from block to what is said of it.
+//!
+//! Invariant: each property takes any list of edits; a list that breaks it is shrunk before it is shown. `PROPTEST_CASES` sets how many
+//! lists are tried.
 
 use std::collections::BTreeMap;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
 use remap_core::table::{LEAF_ENTRIES, Table, TableCounts};
 use remap_core::units::{Block, Slot};
 use remap_core::view::Placement;
@@ -9,19 +15,7 @@ use remap_format::{Cause, Entry, EntryFlags, EntryState, NO_SLOT};
 
 const BLOCK_SECTORS: u32 = 8;
 const WHOLE: u128 = 0xff;
-
-/// SplitMix64.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
-}
+const TIME: u64 = 1_700_000_000;
 
 /// What is said of one block.
 type Model = BTreeMap<u64, Entry>;
@@ -41,34 +35,53 @@ fn apply(model: &mut Model, edit: &Entry) {
     }
 }
 
-fn any_edit(rng: &mut Rng, blocks: u64) -> Entry {
-    let block = rng.below(blocks);
-    let count = if rng.below(3) == 0 { 1 + rng.below(40) } else { 1 }.min(blocks - block);
-    let (state, lost) = match rng.below(8) {
-        0 | 1 => (EntryState::Absent, 0),
-        2 if count == 1 => (EntryState::Pending, 1 + u128::from(rng.below(255))),
-        2 | 3 => (EntryState::Pending, WHOLE),
-        4 if count == 1 => (EntryState::Remapped, 1 + u128::from(rng.below(255))),
-        _ => (EntryState::Remapped, 0),
-    };
-    // Slots often follow the blocks, so that runs meet and merge.
-    let slot = match state {
-        EntryState::Remapped if rng.below(4) == 0 => Slot::new(1, block + rng.below(1000)).0,
-        EntryState::Remapped => Slot::new(0, 5000 + block).0,
-        _ => NO_SLOT,
-    };
-    let cause = if rng.below(6) == 0 { Cause::Manual } else { Cause::ReadError };
-    Entry {
-        block,
-        count: u32::try_from(count).expect("short runs"),
-        slot,
-        lost,
-        state,
-        cause,
-        flags: EntryFlags::default(),
-        errors: 0,
-        time: 1_700_000_000,
+/// Masks that an entry of this state and length may have: only a single block is lost in part.
+fn lost(state: EntryState, single: bool) -> BoxedStrategy<u128> {
+    match (state, single) {
+        (EntryState::Absent, _) => Just(0).boxed(),
+        (EntryState::Pending, true) => (1..=WHOLE).boxed(),
+        (EntryState::Pending, false) => Just(WHOLE).boxed(),
+        (_, true) => prop_oneof![3 => Just(0), 1 => 1..=WHOLE].boxed(),
+        (_, false) => prop_oneof![3 => Just(0), 1 => Just(WHOLE)].boxed(),
     }
+}
+
+/// Any edit of a device of `blocks` blocks, up to `longest` of them. Slots often follow the blocks, so that runs meet and merge.
+fn edit(blocks: u64, longest: u64) -> impl Strategy<Value = Entry> {
+    let states = prop_oneof![
+        2 => Just(EntryState::Absent),
+        2 => Just(EntryState::Pending),
+        4 => Just(EntryState::Remapped),
+    ];
+    let count = prop_oneof![2 => Just(1), 1 => 1..=longest];
+    (0..blocks, count, states).prop_flat_map(move |(block, count, state)| {
+        let count = count.min(blocks - block);
+        let slot = prop_oneof![
+            6 => Just(Slot::new(0, 5000 + block)),
+            1 => Just(Slot::new(0, 9000 + block)),
+            1 => Just(Slot::new(1, 5000 + block)),
+            1 => (0..1000_u64).prop_map(|slot| Slot::new(2, slot)),
+        ];
+        let cause = prop_oneof![5 => Just(Cause::ReadError), 1 => Just(Cause::Manual)];
+        let flags = prop_oneof![5 => Just(EntryFlags::default()), 1 => Just(EntryFlags::STALE)];
+        let time = prop_oneof![5 => Just(TIME), 1 => Just(TIME + 1)];
+        (lost(state, count == 1), slot, cause, flags, time, 0..4_u16).prop_map(
+            move |(lost, slot, cause, flags, time, errors)| {
+                let present = state != EntryState::Absent;
+                Entry {
+                    block,
+                    count: u32::try_from(count).expect("short runs"),
+                    slot: if state == EntryState::Remapped { slot.0 } else { NO_SLOT },
+                    lost,
+                    state,
+                    cause: if present { cause } else { Cause::Manual },
+                    flags: if present && lost != 0 { flags } else { EntryFlags::default() },
+                    errors: if present { errors } else { 0 },
+                    time,
+                }
+            },
+        )
+    })
 }
 
 /// Could `b` be one entry with its left neighbour `a`?
@@ -78,7 +91,7 @@ fn joined(a: &Entry, b: &Entry) -> bool {
         _ => true,
     };
     a.block + 1 == b.block
-        && (a.state, a.cause, a.lost) == (b.state, b.cause, b.lost)
+        && (a.state, a.cause, a.lost, a.flags, a.time) == (b.state, b.cause, b.lost, b.flags, b.time)
         && (a.lost == 0 || a.lost == WHOLE)
         && follows
 }
@@ -105,8 +118,12 @@ fn placement(model: &Model, block: u64) -> Placement {
     }
 }
 
+/// A run counts the errors of its worst block, so a block of it may show more than were said of it, never fewer.
 fn compare_block(table: &Table, model: &Model, block: u64) {
-    assert_eq!(table.get(Block(block)), model.get(&block).copied(), "block {block}");
+    let (found, said) = (table.get(Block(block)), model.get(&block).copied());
+    let errors = |entry: Option<Entry>| entry.map_or(0, |e| e.errors);
+    assert!(errors(found) >= errors(said), "block {block}: {found:?} for {said:?}");
+    assert_eq!(found.map(|e| Entry { errors: errors(said), ..e }), said, "block {block}");
     let next = table.next_from(Block(block)).map(|e| e.block.max(block));
     assert_eq!(next, model.range(block..).next().map(|(&b, _)| b), "next from {block}");
 }
@@ -144,96 +161,116 @@ fn compare_all(table: &Table, model: &Model, blocks: u64) {
     compare_view(table, model, 0, blocks);
 }
 
-fn random_edits(seed: u64, blocks: u64, edits: u64) {
-    let mut rng = Rng(seed);
-    let mut table = Table::create(blocks).expect("memory").with_block_sectors(BLOCK_SECTORS);
-    let mut model = Model::new();
-    for n in 0..edits {
-        let edit = any_edit(&mut rng, blocks);
-        table.apply(&edit).expect("memory");
-        apply(&mut model, &edit);
-        assert_eq!(table.counts(), counts(&model), "edit {n}: {edit:?}");
-        for _ in 0..4 {
-            compare_block(&table, &model, rng.below(blocks));
-        }
-        let start = rng.below(blocks);
-        compare_view(&table, &model, start, (start + 1 + rng.below(200)).min(blocks));
-        if n % 64 == 0 {
-            compare_all(&table, &model, blocks);
+fn empty(blocks: u64) -> (Table, Model) {
+    (Table::create(blocks).expect("memory").with_block_sectors(BLOCK_SECTORS), Model::new())
+}
+
+/// After every edit: the totals, and what lies in and around the edited blocks, looked up as ranges of any length.
+fn edits_and_look_ups(blocks: u64, edits: &[(Entry, u64, u64)]) {
+    let (mut table, mut model) = empty(blocks);
+    for (edit, before, len) in edits {
+        table.apply(edit).expect("memory");
+        apply(&mut model, edit);
+        assert_eq!(table.counts(), counts(&model), "{edit:?}");
+        let start = edit.block.saturating_sub(*before);
+        compare_view(&table, &model, start, (start + len).min(blocks));
+        for block in [start, edit.block, edit.end() - 1, edit.end()] {
+            compare_block(&table, &model, block.min(blocks - 1));
         }
     }
     compare_all(&table, &model, blocks);
 }
 
-#[test]
-fn a_small_table_that_merges_and_cuts() {
-    for seed in 0..40 {
-        random_edits(seed, 70, 400);
-    }
-}
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-#[test]
-fn a_table_over_many_regions() {
-    for seed in 0..3 {
-        random_edits(seed, 3000, 1500);
+    /// Few blocks, so that edits meet: merged, cut, cut out of the middle, covered.
+    #[test]
+    fn a_small_table_that_merges_and_cuts(edits in vec((edit(70, 40), 0..5_u64, 1..70_u64), 1..120)) {
+        edits_and_look_ups(70, &edits);
     }
-}
 
-#[test]
-fn leaves_split_and_empty_again() {
-    let blocks = 40 * LEAF_ENTRIES as u64;
-    let mut table = Table::create(blocks).expect("memory").with_block_sectors(BLOCK_SECTORS);
-    let mut model = Model::new();
-    let mut rng = Rng(9);
-    // Every other block: nothing merges, so leaves must split; then all go in any order.
-    let mut order: Vec<u64> = (0..blocks / 2).map(|n| 2 * n).collect();
-    for i in (1..order.len()).rev() {
-        order.swap(i, usize::try_from(rng.below(i as u64 + 1)).expect("small"));
+    /// Several regions of the summary, most of them empty at some time.
+    #[test]
+    fn a_table_over_many_regions(edits in vec((edit(5000, 1500), 0..700_u64, 1..2000_u64), 1..60)) {
+        edits_and_look_ups(5000, &edits);
     }
-    for &block in &order {
-        let edit = Entry { block, count: 1, ..any_edit(&mut rng, 1) };
-        let edit =
-            Entry { state: EntryState::Pending, slot: NO_SLOT, lost: 1 + u128::from(block % 7), ..edit };
-        table.apply(&edit).expect("memory");
-        apply(&mut model, &edit);
-    }
-    compare_all(&table, &model, blocks);
-    assert_eq!(table.counts().entries, blocks / 2);
-    let some =
-        Entry { block: 0, count: 1, state: EntryState::Absent, slot: NO_SLOT, ..any_edit(&mut rng, 1) };
-    for (n, &block) in order.iter().enumerate() {
-        let edit = Entry { block, lost: 0, ..some };
-        table.apply(&edit).expect("memory");
-        apply(&mut model, &edit);
-        if n % 500 == 0 {
-            compare_all(&table, &model, blocks);
+
+    /// More entries than a leaf holds, before any edits: every `step`-th block, pending with a mask of its own.
+    #[test]
+    fn leaves_split_and_empty_again(
+        step in 2..4_u64,
+        edits in vec((edit(6 * LEAF_ENTRIES as u64, 300), 0..50_u64, 1..400_u64), 1..40),
+        order in any::<u64>(),
+    ) {
+        let blocks = 6 * LEAF_ENTRIES as u64;
+        let (mut table, mut model) = empty(blocks);
+        let mut all: Vec<u64> = (0..blocks / step).map(|n| n * step).collect();
+        all.sort_by_key(|n| (n + 1).wrapping_mul(order | 1).rotate_left(17));
+        for &block in &all {
+            let masked = pending(block, 1 + u128::from(block % 7));
+            table.apply(&masked).expect("memory");
+            apply(&mut model, &masked);
         }
+        assert_eq!(table.counts().entries, blocks / step);
+        for (edit, before, len) in &edits {
+            table.apply(edit).expect("memory");
+            apply(&mut model, edit);
+            let start = edit.block.saturating_sub(*before);
+            compare_view(&table, &model, start, (start + len).min(blocks));
+        }
+        compare_all(&table, &model, blocks);
+        for &block in all.iter().rev() {
+            let gone = Entry { state: EntryState::Absent, lost: 0, cause: Cause::Manual, ..pending(block, 0) };
+            table.apply(&gone).expect("memory");
+            apply(&mut model, &gone);
+        }
+        compare_all(&table, &model, blocks);
     }
-    assert_eq!(table.counts(), TableCounts::default());
-    compare_view(&table, &model, 0, blocks);
+
+    /// Memory taken for many edits at once serves them all, whatever they are.
+    #[test]
+    fn prepared_edits_need_no_more(edits in vec(edit(700, 300), 1..40), first in vec(edit(700, 1), 0..300)) {
+        let (mut table, mut model) = empty(700);
+        for edit in &first {
+            table.apply(edit).expect("memory");
+            apply(&mut model, edit);
+        }
+        table.prepare(edits.len()).expect("memory");
+        for edit in &edits {
+            table.apply_prepared(edit);
+            apply(&mut model, edit);
+        }
+        compare_all(&table, &model, 700);
+    }
+
+    /// One edit over all that is there leaves the two ends and itself.
+    #[test]
+    fn one_edit_over_everything(edits in vec(edit(900, 30), 1..300), state in select(vec![EntryState::Absent, EntryState::Remapped])) {
+        let (mut table, mut model) = empty(900);
+        for edit in &edits {
+            table.apply(edit).expect("memory");
+            apply(&mut model, edit);
+        }
+        let slot = if state == EntryState::Remapped { Slot::new(3, 0).0 } else { NO_SLOT };
+        let all = Entry { count: 898, slot, state, lost: 0, cause: Cause::Manual, ..pending(1, 0) };
+        table.apply(&all).expect("memory");
+        apply(&mut model, &all);
+        compare_all(&table, &model, 900);
+        prop_assert!(table.counts().entries <= 3);
+    }
 }
 
-#[test]
-fn one_edit_over_everything() {
-    let blocks = 4000;
-    let mut rng = Rng(3);
-    let mut table = Table::create(blocks).expect("memory").with_block_sectors(BLOCK_SECTORS);
-    let mut model = Model::new();
-    for _ in 0..2000 {
-        let edit = any_edit(&mut rng, blocks);
-        table.apply(&edit).expect("memory");
-        apply(&mut model, &edit);
+fn pending(block: u64, lost: u128) -> Entry {
+    Entry {
+        block,
+        count: 1,
+        slot: NO_SLOT,
+        lost,
+        state: EntryState::Pending,
+        cause: Cause::ReadError,
+        flags: EntryFlags::default(),
+        errors: 0,
+        time: TIME,
     }
-    let all = Entry {
-        block: 1,
-        count: 3998,
-        slot: Slot::new(2, 0).0,
-        lost: 0,
-        state: EntryState::Remapped,
-        ..any_edit(&mut rng, 1)
-    };
-    table.apply(&all).expect("memory");
-    apply(&mut model, &all);
-    compare_all(&table, &model, blocks);
-    assert!(table.counts().entries <= 3);
 }
