@@ -63,7 +63,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn create(shapes: &[Shape]) -> (SparePool, Model) {
     let (mut pool, mut model) = (SparePool::default(), Model::default());
     for (spare, (slots, metadata)) in (0..).zip(shapes) {
-        pool.add_spare(*slots, metadata).expect("memory");
+        pool.add_spare(spare, *slots, metadata).expect("memory");
         let under = |slot: u64| metadata.iter().any(|&(start, end)| (start..end).contains(&slot));
         model.free.extend((0..*slots).filter(|&slot| !under(slot)).map(|slot| Slot::new(spare, slot)));
     }
