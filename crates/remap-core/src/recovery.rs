@@ -329,7 +329,7 @@ pub fn shape_of(superblock: &Superblock) -> CopyShape {
 }
 
 /// The same superblock once more.
-fn copy_of(superblock: &Superblock) -> Result<Superblock, NoMemory> {
+pub(crate) fn copy_of(superblock: &Superblock) -> Result<Superblock, NoMemory> {
     superblock.try_clone().map_err(|_| NoMemory)
 }
 

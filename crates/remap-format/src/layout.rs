@@ -6,6 +6,8 @@
 
 use alloc::vec::Vec;
 
+use arrayvec::ArrayVec;
+
 use crate::{COPIES, CopyHome, MAX_SPARES, PAGE_ENTRIES, PAGE_SIZE, SpareRecord};
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -17,6 +19,9 @@ const MAX_JOURNAL_PAGES: u64 = 4096;
 const FLOOR_ENTRIES: u64 = 4096;
 /// Most entries a checkpoint can hold: bounds memory at assembly (about 1 GiB at this count).
 pub const MAX_ENTRIES: u64 = 1 << 24;
+
+/// Places where copies can start on one spare: those of one copy there, of two, and so on.
+const MAX_ANCHORS: usize = COPIES as usize * (COPIES as usize + 1) / 2;
 
 /// Sizes of the parts of every copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,8 +142,8 @@ pub fn anchor(size: u64, index: u8, count: u8) -> u64 {
 
 /// Every place where a copy can start on a spare of `size` bytes, in the order to search.
 #[must_use]
-pub fn search_places(size: u64) -> Vec<u64> {
-    let mut places = Vec::new();
+pub fn search_places(size: u64) -> ArrayVec<u64, MAX_ANCHORS> {
+    let mut places = ArrayVec::new();
     for count in 1..=COPIES {
         for index in 0..count {
             let at = anchor(size, index, count);

@@ -40,7 +40,7 @@ pub(crate) fn read(device: &Device, offset: u64, len: usize) -> Result<Vec<u8>, 
 pub(crate) fn superblocks(spares: &[Device]) -> Vec<Sighting> {
     let mut sightings = Vec::new();
     for (device, spare) in spares.iter().enumerate() {
-        let mut places = layout::search_places(spare.size());
+        let mut places = layout::search_places(spare.size()).to_vec();
         let mut next = 0;
         while let Some(&place) = places.get(next) {
             next += 1;
@@ -55,7 +55,7 @@ pub(crate) fn superblocks(spares: &[Device]) -> Vec<Sighting> {
                 if let Ok(superblock) = &found {
                     // A spare that has grown since keeps its copies where its recorded size puts them.
                     let own = superblock.spares.get(usize::from(superblock.spare_index));
-                    for old in own.map_or(Vec::new(), |s| layout::search_places(s.size)) {
+                    for old in own.into_iter().flat_map(|s| layout::search_places(s.size)) {
                         if !places.contains(&old) {
                             places.push(old);
                         }

@@ -21,6 +21,7 @@ use super::{Engine, MIN_COPIES};
 use crate::canary::Canary;
 use crate::memory::{self, NoMemory};
 use crate::op::DeviceId;
+use crate::recovery::copy_of;
 use crate::units::Block;
 
 /// Pages in one write of a checkpoint.
@@ -219,14 +220,12 @@ impl Engine {
         Ok(pages > 0)
     }
 
-    pub(super) fn superblock(&self, role: CopyRole, spare_index: u8) -> Superblock {
-        Superblock {
-            role,
-            spare_index,
-            flags: SuperblockFlags(self.volume.flags.0 | self.commit.set_flags),
-            written: self.now.unix_s,
-            ..self.volume.clone()
-        }
+    /// What all superblocks written now have in common.
+    pub(super) fn superblock(&self) -> Result<Superblock, NoMemory> {
+        let mut superblock = copy_of(&self.volume)?;
+        superblock.flags = SuperblockFlags(self.volume.flags.0 | self.commit.set_flags);
+        superblock.written = self.now.unix_s;
+        Ok(superblock)
     }
 
     fn begin_superblocks(&mut self) {
@@ -257,9 +256,11 @@ impl Engine {
         for spare in (0..labelled).filter(|&spare| homes.iter().all(|home| home.spare != spare)) {
             labels.push((spare, memory::zeroes(LABEL_BYTES as usize)?));
         }
+        let mut superblock = self.superblock()?;
+        superblock.generation = generation;
         for (copy, mut bytes) in writes {
-            let mut superblock = self.superblock(CopyRole::Copy(copy), self.commit.place(copy).spare);
-            superblock.generation = generation;
+            superblock.role = CopyRole::Copy(copy);
+            superblock.spare_index = self.commit.place(copy).spare;
             superblock.area = self.commit.idle_area(copy);
             superblock.entries = entries;
             encode_pages(&superblock, &mut bytes);
@@ -268,8 +269,10 @@ impl Engine {
             self.write_copy(copy, offset, bytes, CommitPart::Copy(copy));
         }
         for (spare, mut bytes) in labels {
-            let mut superblock = self.superblock(CopyRole::Label, spare);
-            superblock.generation = generation;
+            superblock.role = CopyRole::Label;
+            superblock.spare_index = spare;
+            superblock.area = self.volume.area;
+            superblock.entries = self.volume.entries;
             encode_pages(&superblock, &mut bytes);
             let (extent, kind) = label_write(bytes);
             self.emit_commit(DeviceId::Spare(spare), extent, kind, CommitPart::Label);
@@ -280,9 +283,11 @@ impl Engine {
     /// For each of these copies both superblock pages, saying that it is not to be believed.
     pub(super) fn fence_bytes(&self, copies: CopySet) -> Result<PerCopy, NoMemory> {
         let mut fences = PerCopy::new();
+        let mut superblock = self.superblock()?;
+        superblock.flags = SuperblockFlags(superblock.flags.0 | SuperblockFlags::FENCED.0);
         for copy in copies_of(copies) {
-            let mut superblock = self.superblock(CopyRole::Copy(copy), self.commit.place(copy).spare);
-            superblock.flags = SuperblockFlags(superblock.flags.0 | SuperblockFlags::FENCED.0);
+            superblock.role = CopyRole::Copy(copy);
+            superblock.spare_index = self.commit.place(copy).spare;
             let mut bytes = memory::zeroes(2 * PAGE_SIZE)?;
             encode_pages(&superblock, &mut bytes);
             fences.push((copy, bytes));

@@ -297,7 +297,10 @@ impl Engine {
         let mut volume = recovered.superblock;
         volume.policy = policy;
         // Spares may join.
-        volume.spares.try_reserve(MAX_SPARES).map_err(|_| NoMemory)?;
+        volume
+            .spares
+            .try_reserve_exact(MAX_SPARES.saturating_sub(volume.spares.len()))
+            .map_err(|_| NoMemory)?;
         let ops_out = ops::most_out(u64::from(volume.block_sectors()));
         let mut jobs = memory::list(MAX_JOBS)?;
         (0..MAX_JOBS).for_each(|_| memory::push(&mut jobs, None));

@@ -18,7 +18,7 @@ use super::commit::CopySet;
 use super::job::JobKind;
 use super::ops::Purpose;
 use super::{Engine, Notice, RequestError};
-use crate::memory;
+use crate::memory::{self, NoMemory};
 use crate::op::{Buffer, DeviceId, Fault, OpKind};
 use crate::pool::reserved_slots;
 use crate::units::{Block, Extent, Sector, Slot};
@@ -229,15 +229,22 @@ impl Engine {
         let Some(record) = record.filter(|r| sound(r) && self.next_spare() == Some(spare)) else {
             return self.spare_change_fails(at, Fault::Unsupported);
         };
-        let Ok(mut bytes) = memory::zeroes(LABEL_BYTES as usize) else {
+        let Ok(bytes) = self.joining_label(spare, record) else {
             return self.spare_change_fails(at, Fault::NoMemory);
         };
-        let mut label = self.superblock(CopyRole::Label, spare);
-        label.spares = self.spares_with(spare, record).as_slice().into();
-        encode_pages(&label, &mut bytes);
         let (extent, kind) = label_write(bytes);
         self.command_enters(at, Stage::Label);
         self.emit(DeviceId::Spare(spare), extent, kind, Purpose::JoinLabel { command: index });
+    }
+
+    fn joining_label(&self, spare: u8, record: SpareRecord) -> Result<Vec<u8>, NoMemory> {
+        let mut bytes = memory::zeroes(LABEL_BYTES as usize)?;
+        let mut label = self.superblock()?;
+        label.role = CopyRole::Label;
+        label.spare_index = spare;
+        label.spares = memory::copy(&self.spares_with(spare, record))?;
+        encode_pages(&label, &mut bytes);
+        Ok(bytes)
     }
 
     /// The spare that joins can be recognised: on to the checkpoint.

@@ -69,7 +69,7 @@ fn scan_device(
     let mut found: Vec<Found> = Vec::new();
     let mut flaw = None;
     let mut places: ArrayVec<u64, MAX_PLACES> = ArrayVec::new();
-    layout::search_places(size).into_iter().take(MAX_PLACES).for_each(|place| places.push(place));
+    layout::search_places(size).into_iter().for_each(|place| places.push(place));
     let mut next = 0;
     while let Some(&place) = places.get(next) {
         next += 1;
