@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod disk;
+pub mod inside;
 pub mod oracle;
 pub mod rng;
 pub mod rule;

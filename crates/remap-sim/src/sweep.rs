@@ -6,6 +6,7 @@ pub mod copies;
 pub mod crash;
 pub mod failure;
 pub mod image;
+pub mod memory;
 pub mod model;
 mod options;
 

@@ -11,6 +11,7 @@ use remap_core::view::Placement;
 
 use super::World;
 use super::devices::{Into, Who, Work};
+use crate::inside;
 use crate::scenario::Canary;
 use crate::stamp::{self, Content, SECTOR};
 use crate::{Checked, Rule};
@@ -199,7 +200,7 @@ impl World {
         self.note(7, part, || format!("fast lane: part {part} {extent} to the engine"));
         let Some(life) = &mut self.life else { return Ok(()) };
         let request = Request { id: RequestId(part), kind, extent };
-        if let Err(error) = life.engine.submit(now, request) {
+        if let Err(error) = inside::core(|| life.engine.submit(now, request)) {
             return Err(Rule::C6.broken(format!("part {part}: not taken: {error}")));
         }
         self.pump()
@@ -268,7 +269,7 @@ impl World {
                         Some(spare) => DeviceId::Spare(spare as u8),
                         None => DeviceId::Main,
                     };
-                    life.engine.report(now, device, fault);
+                    inside::core(|| life.engine.report(now, device, fault));
                 }
                 self.pump()?;
                 self.part_done(id, Err(RequestError::Io(fault)), &[])
@@ -392,7 +393,7 @@ impl World {
         let now = self.now;
         self.note(10, op.0, || format!("fast lane: grace of op {} ends", super::words::number(op)));
         if let Some(life) = &mut self.life {
-            life.engine.handle_completion(now, op, Ok(()));
+            inside::core(|| life.engine.handle_completion(now, op, Ok(())));
         }
         self.pump()
     }

@@ -7,6 +7,7 @@ use super::World;
 use super::lives::GONE;
 use crate::Checked;
 use crate::disk::SimDisk;
+use crate::inside;
 use crate::rule::Rule;
 
 /// Spares in a volume, at most.
@@ -122,7 +123,7 @@ impl World {
         self.commands.push(id);
         let now = self.now;
         if let Some(life) = &mut self.life {
-            let taken = life.engine.command(now, CommandId(id), command);
+            let taken = inside::core(|| life.engine.command(now, CommandId(id), command));
             taken.map_err(|error| Rule::C6.broken(format!("command {id}: not taken: {error}")))?;
         }
         self.pump()

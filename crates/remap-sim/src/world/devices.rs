@@ -7,6 +7,7 @@ use remap_core::op::{Buffer, DeviceId, Fault, Op, OpId, OpKind};
 use remap_core::units::Extent;
 
 use super::{World, words};
+use crate::inside;
 use crate::scenario::Canary;
 use crate::stamp::{self, Content, SECTOR};
 use crate::{Checked, Rule, Violation};
@@ -228,7 +229,7 @@ impl World {
             Who::Engine(op) => {
                 let now = self.now;
                 if let Some(life) = &mut self.life {
-                    life.engine.handle_completion(now, op, result);
+                    inside::core(|| life.engine.handle_completion(now, op, result));
                 }
                 self.pump()
             }

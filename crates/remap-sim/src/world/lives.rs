@@ -12,6 +12,7 @@ use remap_format::{COPIES, CopyRole, Entry, MainIdentity, SpareRecord, Superbloc
 
 use super::{Life, World};
 use crate::disk::{Loss, SimDisk};
+use crate::inside;
 use crate::scenario::Scenario;
 use crate::{Checked, Rule, Violation};
 
@@ -36,7 +37,7 @@ impl SpareReader for Reader<'_> {
             return Err(Fault::Timeout);
         }
         let extent = Extent::new(Sector(offset / 512), (into.len() / 512) as u64).ok_or(Fault::Unknown)?;
-        self.disks[self.order[spare]].read(&extent, into)
+        inside::outside(|| self.disks[self.order[spare]].read(&extent, into))
     }
 
     fn planted(&self) -> Planted {
@@ -90,15 +91,30 @@ impl World {
     pub fn assemble(&mut self) -> Checked {
         let mut order: Vec<usize> = (1..self.disks.len()).collect();
         self.rng.shuffle(&mut order);
-        let found = self.find_volume(&mut order);
-        let recovered = match found {
+        let life = loop {
+            if let Some(life) = self.begin_life(&mut order)? {
+                break life;
+            }
+        };
+        self.life = Some(life);
+        self.pump()?;
+        if self.adopted && self.rng.chance(1, 4) && !self.stage.effects_late {
+            self.look_at_everything()?;
+        }
+        Ok(())
+    }
+
+    /// Recovers or adopts, and starts an engine; `None`: there was no memory for it.
+    fn begin_life(&mut self, order: &mut Vec<usize>) -> Result<Option<Life>, Violation> {
+        let recovered = match self.find_volume(order) {
             Ok(recovered) => recovered,
             Err(error) if self.adopted => {
                 return Err(Rule::C8.broken(format!("recovery refused within the budget: {error}")));
             }
             Err(_) => {
                 order.sort_unstable();
-                self.adopt()?
+                let Some(recovered) = self.adopt()? else { return Ok(None) };
+                recovered
             }
         };
         if recovered.superblock.volume != self.volume.volume {
@@ -109,17 +125,13 @@ impl World {
         self.note(17, generation, || {
             format!("assembled: generation {generation}, {entries} entries, {copies} good copies")
         });
-        let spare_disks = disks_of(&recovered, &order);
+        let spare_disks = disks_of(&recovered, order);
         self.see_layout(&recovered.superblock);
         let config = EngineConfig { planted: self.scenario.planted, ..EngineConfig::default() };
-        let engine = Engine::start(recovered, config, self.now).expect("memory");
+        let now = self.now;
+        let Ok(engine) = inside::core(|| Engine::start(recovered, config, now)) else { return Ok(None) };
         let view = engine.view();
-        self.life = Some(Life { engine, view, spare_disks });
-        self.pump()?;
-        if self.adopted && self.rng.chance(1, 4) && !self.stage.effects_late {
-            self.look_at_everything()?;
-        }
-        Ok(())
+        Ok(Some(Life { engine, view, spare_disks }))
     }
 
     /// Recovers from these disks. A spare that has left, or did not quite join, is refused: a person is told, and leaves it out.
@@ -145,6 +157,7 @@ impl World {
         self.recover_on(&self.disks, order, hidden)
     }
 
+    /// Asks again as long as memory is refused.
     pub(super) fn recover_on(
         &self,
         disks: &[SimDisk],
@@ -153,7 +166,13 @@ impl World {
     ) -> Result<Recovered, RecoveryError> {
         let sizes: Vec<u64> = order.iter().map(|&d| disks[d].sectors() * 512).collect();
         let mut reader = Reader { disks, order, hidden, planted: self.scenario.planted };
-        recover(&mut reader, &sizes, false)
+        loop {
+            let before = inside::refusals();
+            let found = inside::core(|| recover(&mut reader, &sizes, false));
+            if !matches!(found, Err(RecoveryError::Memory(_))) || inside::refusals() == before {
+                return found;
+            }
+        }
     }
 
     /// Disks that are spares of the volume, in its order, or about to be.
@@ -173,13 +192,17 @@ impl World {
         self.volume.journal_pages = volume.journal_pages;
     }
 
-    fn adopt(&mut self) -> Result<Recovered, Violation> {
+    fn adopt(&mut self) -> Result<Option<Recovered>, Violation> {
         for disk in self.disks.iter_mut().skip(1) {
             *disk = SimDisk::blank(disk.sectors());
         }
         self.volume = describe(&self.scenario, self.tick);
-        Recovered::fresh(self.volume.clone(), &[])
-            .map_err(|error| Rule::C8.broken(format!("a fresh volume was refused: {error}")))
+        let volume = self.volume.clone();
+        match inside::core(|| Recovered::fresh(volume, &[])) {
+            Ok(recovered) => Ok(Some(recovered)),
+            Err(RecoveryError::Memory(_)) => Ok(None),
+            Err(error) => Err(Rule::C8.broken(format!("a fresh volume was refused: {error}"))),
+        }
     }
 
     /// The power fails: what was on its way and what was not flushed is lost in part, and copies may rot.

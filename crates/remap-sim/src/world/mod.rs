@@ -23,6 +23,7 @@ use remap_core::view::View;
 use remap_format::Superblock;
 
 use crate::disk::SimDisk;
+use crate::inside;
 use crate::oracle::Oracle;
 use crate::rng::Rng;
 use crate::scenario::Scenario;
@@ -152,6 +153,8 @@ pub struct World {
     path_until: Option<(usize, u64)>,
     steps: u64,
     quiet: bool,
+    /// Refusals of memory that were noticed.
+    refusals: u64,
     oracle: Oracle,
     tally: Tally,
     transcript: VecDeque<String>,
@@ -224,6 +227,7 @@ impl World {
         let blocks = scenario.main_sectors.div_ceil((1 << scenario.block_shift) / 512) as usize;
         Self {
             volume: lives::describe(&scenario, 0),
+            refusals: inside::refusals(),
             oracle: Oracle::adopt(scenario.main_sectors),
             rng,
             disks,
@@ -327,13 +331,18 @@ impl World {
         let now = self.now;
         let Some(life) = &mut self.life else { return Ok(()) };
         if life.engine.poll_timeout().is_some_and(|at| at <= now.mono_ns) {
-            life.engine.handle_timeout(now);
+            inside::core(|| life.engine.handle_timeout(now));
         }
         self.pump()
     }
 
     /// Takes all that the engine gave.
     fn pump(&mut self) -> Checked {
+        if self.refusals != inside::refusals() {
+            // Whatever was under way may fail for want of memory.
+            self.refusals = inside::refusals();
+            self.trouble = self.tick;
+        }
         loop {
             let Some(life) = &mut self.life else { return Ok(()) };
             if self.suspended && life.engine.breaker().is_none() {

@@ -151,6 +151,14 @@ impl World {
         Ok(())
     }
 
+    /// Ends all operations and lets time pass until nothing is under way.
+    ///
+    /// # Errors
+    /// What they showed is a violation, or there is no rest.
+    pub fn settle(&mut self) -> Checked {
+        self.rest()
+    }
+
     /// Generation of the durable table, if the volume is assembled.
     #[must_use]
     pub fn generation(&self) -> Option<u64> {
