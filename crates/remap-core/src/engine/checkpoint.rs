@@ -77,14 +77,20 @@ impl Engine {
     /// in the first page: in the other one may be what the spare is recognised by.
     fn write_homes(&mut self) {
         for copy in copies_of(self.commit.moving) {
-            match memory::zeroes(PAGE_SIZE) {
-                Ok(mut bytes) => {
-                    self.superblock(CopyRole::Label, self.commit.place(copy).spare).encode(&mut bytes);
-                    self.write_copy(copy, 0, bytes, CommitPart::Copy(copy));
-                }
+            match self.label_page(self.commit.place(copy).spare) {
+                Ok(bytes) => self.write_copy(copy, 0, bytes, CommitPart::Copy(copy)),
                 Err(NoMemory) => self.commit.starve(),
             }
         }
+    }
+
+    /// A page that says which spare it is on.
+    pub(super) fn label_page(&self, spare: u8) -> Result<Vec<u8>, NoMemory> {
+        let mut bytes = memory::zeroes(PAGE_SIZE)?;
+        let mut label = self.superblock()?;
+        (label.role, label.spare_index) = (CopyRole::Label, spare);
+        label.encode(&mut bytes);
+        Ok(bytes)
     }
 
     /// It is tried again after a pause; one that was to change the spares is given up if it still can be.

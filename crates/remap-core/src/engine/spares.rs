@@ -474,12 +474,8 @@ impl Engine {
     /// On a spare that has left, both pages with zeroes; on one that stays, one page after the other with labels: it may be what the
     /// spare is recognised by.
     fn wipe(&mut self, spare: u8, start: u64, label: bool, next: Option<u64>) {
-        let Ok(mut bytes) = memory::zeroes(if label { PAGE_SIZE } else { LABEL_BYTES as usize }) else {
-            return self.notice(Notice::NotErased { fault: Fault::NoMemory });
-        };
-        if label {
-            self.superblock(CopyRole::Label, spare).encode(&mut bytes);
-        }
+        let bytes = if label { self.label_page(spare) } else { memory::zeroes(LABEL_BYTES as usize) };
+        let Ok(bytes) = bytes else { return self.notice(Notice::NotErased { fault: Fault::NoMemory }) };
         let extent =
             Extent::new(Sector(start / 512), (bytes.len() / 512) as u64).expect("a page is not empty");
         self.commit.wiping += 1;
