@@ -49,6 +49,7 @@ const LANES: &[Lane] = &[
     Lane { name: "models", about: "lock-free code under loom and shuttle", run: models },
     Lane { name: "canaries", about: "the simulator finds broken cores", run: canaries },
     Lane { name: "simulator", about: "a fixed set of seeds", run: simulator },
+    Lane { name: "sweeps", about: "all that can go wrong in short scripted lives", run: sweeps },
     Lane { name: "fuzz", about: "every fuzz target: what is in the tree, then a short search", run: fuzzing },
     Lane {
         name: "clients",
@@ -284,6 +285,10 @@ fn simulator(stage: &Stage<'_>) -> Result<Verdict> {
         verdict.note = format!("seeds {SEEDS}, {LEAST_CRASHES} crashes and more");
     }
     Ok(verdict)
+}
+
+fn sweeps(stage: &Stage<'_>) -> Result<Verdict> {
+    stage.cargo(15, &["run", "--locked", "--package", "remap-sim", "--", "sweep"])
 }
 
 fn fuzzing(stage: &Stage<'_>) -> Result<Verdict> {

@@ -5,6 +5,7 @@
 pub mod copies;
 pub mod crash;
 pub mod failure;
+pub mod flips;
 pub mod image;
 pub mod memory;
 pub mod model;

@@ -12,7 +12,7 @@ fn named(name: &str) -> Script {
 /// Every script, as far as a test of all can go; `remap-sim sweep` goes further.
 #[test]
 fn no_persisted_state_of_any_script_breaks_the_contract() {
-    let bounds = Bounds { states: 64, drawn: 16, again_every: 200, again_states: 16 };
+    let bounds = Bounds { states: 32, drawn: 8, again_every: 500, again_states: 16 };
     let mut total = crash::Tally::default();
     for script in script::all() {
         match crash::sweep(&script, &bounds) {
@@ -20,7 +20,7 @@ fn no_persisted_state_of_any_script_breaks_the_contract() {
             Err(finding) => panic!("{finding}"),
         }
     }
-    assert!(total.cuts > 2000 && total.different > 8000 && total.again_cuts > 100, "{total:?}");
+    assert!(total.cuts > 2000 && total.different > 4000 && total.again_cuts > 20, "{total:?}");
 }
 
 /// A life without a cut, to see what a script reaches.
@@ -39,7 +39,7 @@ fn live(script: &Script) -> World {
 #[test]
 fn scripts_reach_what_they_are_for() {
     type Reached = fn(&remap_sim::world::Tally) -> bool;
-    let cases: [(&str, Reached); 13] = [
+    let cases: [(&str, Reached); 14] = [
         ("write-on-bad", |t| t.remaps == 1),
         ("write-on-bad-remap-only", |t| t.remaps == 1),
         ("partial-write", |t| t.pendings == 2 && t.remaps > 0 && t.heals > 0),
@@ -52,6 +52,7 @@ fn scripts_reach_what_they_are_for() {
         ("copies-fail-at-the-checkpoint", |t| t.copy_failures == 3),
         ("import", |t| t.checkpoints == 3 && t.heals == 2),
         ("power-cuts", |t| t.crashes == 3 && t.remaps == 3),
+        ("churn", |t| t.remaps == 12 && t.clears == 12 && t.checkpoints > 2),
         ("large-table", |t| t.remaps == 60 && t.clears == 15),
     ];
     for (name, reached) in cases {
@@ -61,6 +62,10 @@ fn scripts_reach_what_they_are_for() {
     }
     let world = live(&named("generation-wrap"));
     assert!(world.generation().is_some_and(|g| g < 100), "{:?}", world.generation());
+    let full = named("table-full");
+    let world = live(&full);
+    let capacity = full.scenario.shape().expect("a volume").capacity();
+    assert_eq!(world.blocks_with_entries().len() as u64, capacity - 10 + 1, "of {capacity}");
     let world = live(&named("spare-full"));
     assert!(world.tally().failed_requests > 0, "{:?}", world.tally());
 }

@@ -346,6 +346,17 @@ impl<'r> Session<'r> {
         })
     }
 
+    /// Can the place where the journal ends be read in any copy? If in none, there may be a record.
+    fn end_is_seen(&mut self, windows: &mut [Window], position: u32, generation: u64) -> bool {
+        windows.iter_mut().enumerate().any(|(copy, window)| {
+            self.members.get(copy).copied().unwrap_or(false)
+                && !matches!(
+                    self.decode_record(copy, window, position, generation),
+                    Err((Flaw::Unreadable(_), _))
+                )
+        })
+    }
+
     /// A whole record *behind* the end of the journal proves that the end is a hole in every copy.
     fn refuse_hole(&mut self, windows: &mut [Window], end: &Replay) -> Result<(), RecoveryError> {
         let missing = end.generation.wrapping_add(1);
@@ -353,6 +364,9 @@ impl<'r> Session<'r> {
             return Ok(());
         }
         let last = end.position.saturating_add(LOOK_AHEAD).min(self.shape.journal_pages);
+        if end.position < last && !self.end_is_seen(windows, end.position, missing) {
+            return Err(RecoveryError::JournalHole { generation: missing });
+        }
         for position in end.position..last {
             for (copy, window) in windows.iter_mut().enumerate() {
                 if !self.members.get(copy).copied().unwrap_or(false) {

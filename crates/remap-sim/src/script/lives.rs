@@ -64,6 +64,8 @@ pub fn all() -> Vec<Script> {
         script("together", PLAIN, together()),
         script("together-remap-only", REMAP_ONLY, together()),
         script("power-cuts", PLAIN, power_cuts()),
+        script("churn", Shape { slots: 2, ..PLAIN }, churn()),
+        script("table-full", Shape { block_shift: 9, blocks: 240, slots: 160, ..PLAIN }, table_full()),
         script("large-table", Shape { block_shift: 9, blocks: 120, slots: 80, ..PLAIN }, large_table()),
     ]
 }
@@ -321,4 +323,36 @@ fn large_table() -> Steps {
     steps.push(command(Command::Clear(extent(10, 30))));
     steps.push(command(Command::Save));
     steps
+}
+
+/// The same few slots over and over: remapped, written, given back.
+fn churn() -> Steps {
+    let mut steps = Vec::new();
+    for n in 0..12 {
+        let block = extent(n % 3 * B, B);
+        steps.push(vec![
+            Act::Command(Command::Remap(block, Cause::Manual)),
+            Act::Request(WRITE, n % 3 * B + 1, 2),
+        ]);
+        steps.push(command(Command::Clear(block)));
+        if n % 4 == 3 {
+            steps.push(flush());
+        }
+    }
+    steps
+}
+
+/// Every second block of one sector moves until the checkpoint has no room for another entry; then some go home.
+fn table_full() -> Steps {
+    let every_second = |from: u64| (0..40).map(move |n| Act::Command(Command::Remap(extent(from + 2 * n, 1), Cause::Manual)));
+    vec![
+        every_second(0).collect(),
+        every_second(80).collect(),
+        every_second(160).collect(),
+        vec![Act::Spoil(231, 1, FOR_EVER)],
+        request(DURABLE, 231, 1),
+        command(Command::Clear(extent(0, 20))),
+        request(DURABLE, 231, 1),
+        command(Command::Save),
+    ]
 }

@@ -46,6 +46,16 @@ pub enum Change {
 
 impl SpareReader for &Image {
     fn read(&mut self, spare: usize, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+        self.read_at(spare, offset, into)
+    }
+}
+
+impl Image {
+    /// Bytes of a spare.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn read_at(&self, spare: usize, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
         let end = offset + into.len() as u64;
         if self.unreadable.iter().any(|&(s, from, to)| s == spare && offset < to && from < end) {
             into.fill(0xee);
@@ -55,9 +65,7 @@ impl SpareReader for &Image {
         into.copy_from_slice(bytes.ok_or(Fault::Gone)?);
         Ok(())
     }
-}
 
-impl Image {
     /// Where the copies lie.
     #[must_use]
     pub fn places(&self) -> Vec<CopyPlace> {

@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::time::Instant;
 
-use super::{Finding, copies, crash, failure};
+use super::{Finding, copies, crash, failure, flips};
 use crate::script::{self, Script};
 
 /// A kind of sweep.
@@ -13,10 +13,12 @@ use crate::script::{self, Script};
 pub(super) enum Kind {
     /// The power fails at each operation of each script
     Crashes,
-    /// Each operation of each script fails
+    /// Operations of each script fail, every second one in turn (with --deep: every one)
     Failures,
     /// Copies of the metadata are damaged, stale or ahead
     Copies,
+    /// Bits of the metadata are flipped one by one
+    Flips,
 }
 
 /// What to sweep.
@@ -52,6 +54,9 @@ impl Options {
         if wanted(Kind::Copies) {
             self.copies(out)?;
         }
+        if wanted(Kind::Flips) {
+            self.flips(out)?;
+        }
         Ok(())
     }
 
@@ -82,7 +87,7 @@ impl Options {
         let scripts = self.scripts();
         for script in &scripts {
             let begin = Instant::now();
-            let tally = failure::sweep(script, 1)?;
+            let tally = failure::sweep(script, if self.deep { 1 } else { 2 })?;
             total.add(&tally);
             if self.verbose {
                 say(out, &format!("{:<32} {}", script.name, of_failures(&tally, begin)));
@@ -108,6 +113,19 @@ impl Options {
             );
             say(out, &line);
         }
+        Ok(())
+    }
+
+    fn flips(&self, out: &mut dyn Write) -> Result<(), Finding> {
+        let start = Instant::now();
+        let bounds = if self.deep { flips::Bounds::DEEP } else { flips::Bounds::SHORT };
+        let flips::Tally { flips, noticed, alone, refused, shorter, pairs } =
+            flips::sweep(&script::volume_on(1), &bounds)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let line = format!(
+            "flips: {flips} in one copy ({noticed} noticed), {pairs} in two, {alone} in the last ({refused} refused, {shorter} end at the record before), {seconds:.1} s"
+        );
+        say(out, &line);
         Ok(())
     }
 }
