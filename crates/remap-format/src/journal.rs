@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::page::{decode_entries, seal};
+use crate::page::{decode_entries, is_zero, seal};
 use crate::{DecodeError, ENTRY_SIZE, Entry, PAGE_SIZE, checksum};
 
 const MAGIC: [u8; 4] = *b"JRNL";
@@ -171,7 +171,7 @@ impl Record {
         if raw.generation.get() != expected.generation {
             return field("generation", raw.generation.get());
         }
-        if raw.reserved.iter().any(|&b| b != 0) {
+        if !is_zero(&raw.reserved) {
             return field("reserved", 1);
         }
         let body = record.get(HEADER_SIZE..).unwrap_or(&[]);

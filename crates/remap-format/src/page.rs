@@ -117,7 +117,7 @@ impl CheckpointPage {
         if count > PAGE_ENTRIES {
             return field("count", raw.count.get().into());
         }
-        if raw.reserved.iter().any(|&b| b != 0) {
+        if !is_zero(&raw.reserved) {
             return field("reserved", 1);
         }
         let entries = decode_entries(body, count, block_sectors, WHAT)?;
@@ -131,6 +131,11 @@ pub(crate) fn seal(bytes: &mut [u8], at: usize, salt: [u8; 4]) {
     if let Some(place) = bytes.get_mut(at..at + 4) {
         place.copy_from_slice(&crc.to_le_bytes());
     }
+}
+
+/// Is every byte zero? Most of a page often is, so this looks at all of them and compares once.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().fold(0, |all, byte| all | byte) == 0
 }
 
 /// `count` entries from the front of `body`; what follows them is zero.
@@ -151,7 +156,7 @@ pub(crate) fn decode_entries(
     if entries.len() != count {
         return Err(no_room);
     }
-    if body.get(used..).is_some_and(|rest| rest.iter().any(|&b| b != 0)) {
+    if body.get(used..).is_some_and(|rest| !is_zero(rest)) {
         return Err(DecodeError::Field { what, field: "padding", value: 1 });
     }
     Ok(entries)

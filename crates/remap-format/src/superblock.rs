@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::layout::{self, CopyShape};
-use crate::page::seal;
+use crate::layout::{self, AREA_PAGES, CopyShape, JOURNAL_PAGES};
+use crate::page::{is_zero, seal};
 use crate::{COPIES, DecodeError, PAGE_SIZE, VERSION, checksum};
 
 const MAGIC: [u8; 8] = *b"dm-remap";
@@ -531,9 +531,9 @@ fn decode_homes(
 }
 
 fn check_fields(raw: &RawSuperblock) -> Result<(), DecodeError> {
-    let zero = raw.reserved.iter().chain(&raw.reserved_2).chain(&raw.reserved_3).all(|&b| b == 0);
+    let zero = is_zero(&raw.reserved) && is_zero(&raw.reserved_2) && is_zero(&raw.reserved_3);
     let entries_fit = u64::from(raw.area_pages.get()) * crate::PAGE_ENTRIES as u64;
-    let checks: [(&'static str, u64, bool); 9] = [
+    let checks: [(&'static str, u64, bool); 11] = [
         ("reserved", 1, zero),
         ("copies", raw.copies.into(), raw.copies == COPIES),
         ("block_shift", raw.block_shift.into(), (9..=16).contains(&raw.block_shift)),
@@ -541,6 +541,8 @@ fn check_fields(raw: &RawSuperblock) -> Result<(), DecodeError> {
         ("policy", raw.policy.into(), raw.policy <= 1),
         ("flags", raw.flags.get().into(), raw.flags.get() & !SuperblockFlags::KNOWN == 0),
         ("entries", raw.entries.get(), raw.entries.get() <= entries_fit),
+        ("area_pages", raw.area_pages.get().into(), AREA_PAGES.contains(&raw.area_pages.get())),
+        ("journal_pages", raw.journal_pages.get().into(), JOURNAL_PAGES.contains(&raw.journal_pages.get())),
         ("main_logical_block", raw.main_logical_block.get().into(), logical_block_ok(raw)),
         ("main_size", raw.main_size.get(), raw.main_size.get() >= 512 && raw.main_size.get() < 1 << 63),
     ];

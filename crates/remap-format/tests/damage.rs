@@ -152,6 +152,23 @@ fn a_block_size_that_cannot_be_is_refused_behind_the_checksum() {
 }
 
 #[test]
+fn a_shape_that_no_volume_has_is_refused_behind_the_checksum() {
+    use std::mem::offset_of;
+    // Lowest bytes of one page and of eight; a journal of none could not take a record.
+    let (area, journal) = (
+        offset_of!(remap_format::RawSuperblock, area_pages),
+        offset_of!(remap_format::RawSuperblock, journal_pages),
+    );
+    for (at, value) in
+        [(area, 0), (area + 3, 1), (journal, 0), (journal, 7), (journal + 1, 16), (journal + 3, 255)]
+    {
+        let error = Superblock::decode(&resealed(at, value)).expect_err("an impossible shape");
+        assert!(matches!(error, DecodeError::Field { .. }), "{at}: {error}");
+    }
+    assert!(Superblock::decode(&resealed(journal, 9)).is_ok());
+}
+
+#[test]
 fn entries_that_cannot_be_are_refused_behind_the_checksum() {
     let good = entry().encode();
     assert!(Entry::decode(&good, 8).is_ok());

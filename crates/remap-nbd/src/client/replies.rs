@@ -3,6 +3,7 @@
 //! Invariant: a byte counts as read only if exactly one content chunk brought it and no error was reported at or before
 //! it within that chunk.
 
+use std::io::Read as _;
 use std::ops::Range;
 
 use remap_runtime::front::ByteRange;
@@ -146,8 +147,11 @@ fn take_chunk(
         return Err(ClientError::Protocol("a chunk is longer than any need be"));
     }
     let length = usize::try_from(head.length).map_err(|_| OUTSIDE)?;
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
+    // Memory follows what the server sends, not what it announces.
+    let mut body = Vec::new();
+    if (&mut *stream).take(head.length).read_to_end(&mut body)? < length {
+        return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+    }
     match head.kind {
         chunk::NONE if head.done && length == 0 => {}
         chunk::OFFSET_HOLE if length == 12 => {
