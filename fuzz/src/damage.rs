@@ -59,6 +59,37 @@ impl Scene {
         &self.believed
     }
 
+    /// A copy's journal from page `position` on, and whatever lies behind it.
+    pub fn journal<'d>(&self, disks: &'d mut Disks, copy: usize, position: u32) -> Option<&'d mut [u8]> {
+        self.bytes(disks, copy, self.shape.journal_at(position) as usize / PAGE_SIZE)
+    }
+
+    /// Makes a page of a copy's journal fail.
+    pub fn fail_journal(&self, disks: &mut Disks, copy: usize, position: u32, fault: Fault) {
+        let (device, start) = self.places[copy];
+        let page = (start as u64 + self.shape.journal_at(position)) / PAGE_SIZE as u64;
+        disks.faults.insert((device, page), fault);
+    }
+
+    /// A copy's journal from page `position` to its end, unless that page fails; pages behind it that fail are blank.
+    pub fn read_journal(&self, disks: &Disks, copy: usize, position: u32) -> Option<Vec<u8>> {
+        let (device, start) = self.places[copy];
+        let from = start + self.shape.journal_at(position) as usize;
+        let to = start + self.shape.bytes() as usize;
+        let first = (from / PAGE_SIZE) as u64;
+        if disks.faults.contains_key(&(device, first)) {
+            return None;
+        }
+        let mut bytes = disks.spares.get(device)?.get(from..to)?.to_vec();
+        for ((_, page), _) in disks.faults.range((device, first)..=(device, (to / PAGE_SIZE) as u64)) {
+            let at = (page - first) as usize * PAGE_SIZE;
+            if let Some(blank) = bytes.get_mut(at..at + PAGE_SIZE) {
+                blank.fill(0);
+            }
+        }
+        Some(bytes)
+    }
+
     fn pages(&self) -> usize {
         self.shape.bytes() as usize / PAGE_SIZE
     }
@@ -212,7 +243,9 @@ impl Scene {
                 if let (Some(to), Some(from)) =
                     (self.bytes(disks, copy, place), self.page(earlier, copy, place))
                 {
-                    to[..PAGE_SIZE].copy_from_slice(from);
+                    if let Some(to) = to.get_mut(..PAGE_SIZE) {
+                        to.copy_from_slice(from);
+                    }
                 }
             }
         }
@@ -225,7 +258,9 @@ impl Scene {
         for &copy in copies {
             let other = self.page(disks, copy, from).map_or_else(|| vec![0; PAGE_SIZE], <[u8]>::to_vec);
             if let Some(to) = self.bytes(disks, copy, place) {
-                to[..sectors * 512].copy_from_slice(&other[..sectors * 512]);
+                if let Some(to) = to.get_mut(..sectors * 512) {
+                    to.copy_from_slice(&other[..sectors * 512]);
+                }
             }
         }
     }
@@ -233,7 +268,11 @@ impl Scene {
     fn blank(&self, input: &mut Input<'_>, disks: &mut Disks, copies: &[usize], place: usize) {
         let pages = 1 + input.below(4);
         for place in (place..self.pages()).take(pages) {
-            self.each(disks, copies, place, false, |_, bytes| bytes[..PAGE_SIZE].fill(0));
+            self.each(disks, copies, place, false, |_, bytes| {
+                if let Some(page) = bytes.get_mut(..PAGE_SIZE) {
+                    page.fill(0);
+                }
+            });
         }
     }
 
@@ -289,7 +328,9 @@ impl Scene {
             };
             let place = 2 + usize::from(area) * self.shape.area_pages as usize + index;
             if let Some(bytes) = self.bytes(disks, copy, place) {
-                CheckpointPage::encode(&header, &entries, &mut bytes[..PAGE_SIZE]);
+                if let Some(page) = bytes.get_mut(..PAGE_SIZE) {
+                    CheckpointPage::encode(&header, &entries, page);
+                }
             }
             for place in [0, 1] {
                 self.each(disks, &[copy], place, true, |_, bytes| {
@@ -312,7 +353,8 @@ impl Scene {
         let at = size_of::<RawPageHeader>() + index * ENTRY_SIZE;
         let record = self.kind(place) == Kind::Record;
         self.each(disks, copies, place, true, |_, bytes| {
-            bytes[at..at + ENTRY_SIZE].copy_from_slice(entry.encode().as_bytes());
+            let Some(to) = bytes.get_mut(at..at + ENTRY_SIZE) else { return };
+            to.copy_from_slice(entry.encode().as_bytes());
             let least = index as u16 + 1;
             if counted
                 && record

@@ -91,7 +91,8 @@ impl<'d> Driver<'d> {
             self.now.mono_ns += 1000;
             self.engine.handle_completion(self.now, id, outcome);
         }
-        panic!("the engine does not come to rest");
+        let next = self.engine.poll_op();
+        panic!("the engine does not come to rest: {:?} {next:?} {:?}", self.engine.state(), notices.last());
     }
 
     /// The spares.
@@ -102,7 +103,7 @@ impl<'d> Driver<'d> {
     /// Gives a command and waits for its end.
     pub fn command(&mut self, command: Command) {
         self.requests += 1;
-        self.engine.command(self.now, CommandId(self.requests), command);
+        self.engine.command(self.now, CommandId(self.requests), command).expect("memory");
         self.settle();
     }
 

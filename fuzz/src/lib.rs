@@ -6,6 +6,8 @@ pub mod damage;
 pub mod disks;
 pub mod input;
 pub mod judge;
+pub mod ledger;
 pub mod memory;
+pub mod peer;
 pub mod seal;
 pub mod volumes;
