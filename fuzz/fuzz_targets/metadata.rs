@@ -6,9 +6,10 @@ use bench::input::Input;
 use bench::memory;
 use bench::seal::{Kind, seal};
 use libfuzzer_sys::fuzz_target;
+use remap_format::layout::{self, CopyShape};
 use remap_format::{
     CheckpointPage, CopyRole, Entry, MAX_RECORD_PAGES, PAGE_SIZE, PageHeader, RawEntry, RawPageHeader,
-    RawRecordHeader, Record, RecordHeader, SpareRecord, Superblock,
+    RawRecordHeader, Record, RecordHeader, Superblock,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -73,12 +74,14 @@ fn whole(kind: Kind, size: u8) -> Vec<u8> {
 }
 
 fn some_superblock(spares: usize) -> Superblock {
+    let shape = CopyShape { area_pages: 1, journal_pages: 8 };
     Superblock {
         role: CopyRole::Copy(3),
         volume: [7; 16],
         name: "v".into(),
         spare_index: 0,
-        spares: vec![SpareRecord { uuid: [9; 16], size: 1 << 20, slots: 256 }; spares],
+        spares: layout::first_spares(&vec![([9; 16], 1 << 20); spares], &shape, 4096),
+        homes: layout::first_homes(spares),
         block_shift: 12,
         policy: remap_format::Policy::RewriteThenRemap,
         flags: remap_format::SuperblockFlags::default(),

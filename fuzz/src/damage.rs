@@ -42,8 +42,10 @@ impl Scene {
             let sizes = disks.sizes();
             let believed = recover(&mut disks, &sizes, true).expect("whole");
             assert!(believed.copies.iter().all(|copy| copy.flaw.is_none()), "an undamaged scene");
-            let places =
-                copy_places(&sizes).iter().map(|p| (usize::from(p.spare), p.start as usize)).collect();
+            let places = copy_places(&believed.superblock.spares, &believed.superblock.homes)
+                .iter()
+                .map(|p| (usize::from(p.spare), p.start as usize))
+                .collect();
             let shape = shape_of(&volume.superblock);
             Self { disks, earlier: volume.moments[..n].to_vec(), believed, shape, places }
         })
@@ -452,6 +454,10 @@ const SUPERBLOCK_FIELDS: &[Field] = &[
     (offset_of!(RawSuperblock, spares) + offset_of!(RawSpare, uuid), 1),
     (offset_of!(RawSuperblock, spares) + offset_of!(RawSpare, size), 8),
     (offset_of!(RawSuperblock, spares) + offset_of!(RawSpare, slots), 8),
+    (offset_of!(RawSuperblock, spares) + offset_of!(RawSpare, anchors), 1),
+    (offset_of!(RawSuperblock, spares) + offset_of!(RawSpare, reserve_pages), 4),
+    (offset_of!(RawSuperblock, homes), 2),
+    (offset_of!(RawSuperblock, homes) + 4, 2),
     (offset_of!(RawSuperblock, spares) + size_of::<RawSpare>() + offset_of!(RawSpare, size), 8),
     (offset_of!(RawSuperblock, spares) + size_of::<RawSpare>() + offset_of!(RawSpare, slots), 8),
 ];

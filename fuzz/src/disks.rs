@@ -63,7 +63,7 @@ pub struct Driver<'d> {
     /// The engine.
     pub engine: Engine,
     disks: &'d mut Disks,
-    devices: Vec<usize>,
+    devices: Vec<Option<usize>>,
     /// Sectors of the main device that fail every read and write.
     pub bad: Vec<u64>,
     now: Now,
@@ -72,7 +72,7 @@ pub struct Driver<'d> {
 
 impl<'d> Driver<'d> {
     /// Drives `engine`, whose spares are `devices` of `disks`.
-    pub fn of(engine: Engine, disks: &'d mut Disks, devices: Vec<usize>) -> Self {
+    pub fn of(engine: Engine, disks: &'d mut Disks, devices: Vec<Option<usize>>) -> Self {
         Self { engine, disks, devices, bad: Vec::new(), now: START, requests: 0 }
     }
 
@@ -124,7 +124,7 @@ impl<'d> Driver<'d> {
             let reads_or_writes = matches!(op.kind, OpKind::Read(_) | OpKind::Write { .. });
             return if touched && reads_or_writes { Err(Fault::Medium) } else { Ok(()) };
         };
-        let device = self.devices.get(usize::from(n)).copied().ok_or(Fault::Gone)?;
+        let device = self.devices.get(usize::from(n)).copied().flatten().ok_or(Fault::Gone)?;
         match op.kind {
             OpKind::Write { from: Buffer::Owned(bytes), .. } => {
                 self.disks.write(device, extent.start().0 * SECTOR_SIZE, &bytes)

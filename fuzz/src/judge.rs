@@ -7,7 +7,7 @@ use remap_core::op::RequestKind;
 use remap_core::recovery::{Recovered, RecoveryError, main_blocks, recover, shape_of};
 use remap_core::units::{Block, Extent, Sector, Slot};
 use remap_core::view::Placement;
-use remap_format::layout::metadata_ranges;
+use remap_format::layout::{copy_places, metadata_ranges};
 use remap_format::{COPIES, Cause, Entry, EntryState};
 
 use crate::disks::{Disks, Driver, START};
@@ -52,22 +52,30 @@ pub fn consistent(recovered: &Recovered, sizes: &[u64]) {
     let superblock = &recovered.superblock;
     let (blocks, block_size) = (main_blocks(superblock), u64::from(superblock.block_size()));
     assert_eq!(recovered.devices.len(), superblock.spares.len(), "a device for each spare");
-    let distinct: BTreeSet<usize> = recovered.devices.iter().copied().collect();
-    assert_eq!(distinct.len(), recovered.devices.len(), "no device is two spares");
+    let present: Vec<usize> = recovered.devices.iter().copied().flatten().collect();
+    let distinct: BTreeSet<usize> = present.iter().copied().collect();
+    assert_eq!(distinct.len(), present.len(), "no device is two spares");
     assert_eq!(recovered.copies.len(), usize::from(COPIES));
 
     let mut slots: Vec<(u64, u64, u64)> = Vec::new();
-    let recorded: Vec<u64> = superblock.spares.iter().map(|spare| spare.size).collect();
-    for (n, (spare, device)) in (0_u8..).zip(superblock.spares.iter().zip(&recovered.devices)) {
+    for (n, (spare, device)) in (0_u64..).zip(superblock.spares.iter().zip(&recovered.devices)) {
+        assert_eq!(spare.is_present(), device.is_some(), "who has left is not there");
+        let Some(device) = device else { continue };
         assert!(spare.size <= sizes[*device] && spare.slots <= spare.size / block_size);
-        for (start, len) in metadata_ranges(&recorded, n, &shape_of(superblock)) {
+        for (start, len) in metadata_ranges(spare) {
             assert!(
                 start + len <= spare.size,
-                "metadata of {len} bytes at {start} of a spare of {}",
+                "{len} bytes reserved at {start} of a spare of {}",
                 spare.size
             );
-            slots.push((u64::from(n), start / block_size, (start + len).div_ceil(block_size)));
+            slots.push((n, start / block_size, (start + len).div_ceil(block_size)));
         }
+    }
+    for place in copy_places(&superblock.spares, &superblock.homes) {
+        let spare = superblock.spares[usize::from(place.spare)];
+        let reserved = metadata_ranges(&spare)
+            .any(|(start, len)| start == place.start && shape_of(superblock).bytes() <= len);
+        assert!(reserved, "a copy lies where room is reserved for it: {place:?}");
     }
     let mut at = 0;
     for entry in recovered.table.iter() {

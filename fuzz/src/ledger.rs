@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use remap_core::recovery::{Recovered, main_blocks, shape_of};
+use remap_core::recovery::{Recovered, main_blocks};
 use remap_core::units::Slot;
 use remap_format::layout::metadata_ranges;
 use remap_format::{Entry, EntryState, PAGE_SIZE, Record, RecordHeader};
@@ -53,7 +53,6 @@ impl Ledger {
     pub fn is_possible(&self, volume: &Recovered) -> bool {
         let superblock = &volume.superblock;
         let block_size = u64::from(superblock.block_size());
-        let sizes: Vec<u64> = superblock.spares.iter().map(|spare| spare.size).collect();
         let mut slots: Vec<u64> = self.blocks.values().filter_map(|fate| fate.0).collect();
         slots.extend(&self.retired);
         slots.sort_unstable();
@@ -61,8 +60,8 @@ impl Ledger {
             let slot = Slot(*slot);
             let Some(spare) = superblock.spares.get(usize::from(slot.spare())) else { return false };
             let (start, end) = (slot.index() * block_size, (slot.index() + 1) * block_size);
-            let metadata = metadata_ranges(&sizes, slot.spare(), &shape_of(superblock));
-            slot.index() < spare.slots && metadata.iter().all(|(at, len)| end <= *at || at + len <= start)
+            slot.index() < spare.slots
+                && metadata_ranges(spare).all(|(at, len)| end <= at || at + len <= start)
         };
         slots.windows(2).all(|pair| pair[0] != pair[1])
             && slots.iter().all(free)

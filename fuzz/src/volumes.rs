@@ -8,7 +8,7 @@ use remap_core::recovery::Recovered;
 use remap_core::units::{Extent, Sector};
 use remap_format::layout;
 use remap_format::{
-    Cause, CopyRole, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT, Policy, SpareRecord, Superblock,
+    Cause, CopyRole, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT, Policy, Superblock,
     SuperblockFlags,
 };
 
@@ -81,17 +81,15 @@ pub fn all() -> Vec<Volume> {
 fn superblock(number: u8, plan: &Plan) -> Superblock {
     let block_size = 1_u64 << plan.block_shift;
     let shape = layout::plan(plan.sizes, block_size).expect("the plans fit");
-    let spares = (1..).zip(plan.sizes).map(|(n, &size)| SpareRecord {
-        uuid: [16 * number + n; 16],
-        size,
-        slots: size / block_size,
-    });
+    let sizes: Vec<([u8; 16], u64)> =
+        (1..).zip(plan.sizes).map(|(n, &size)| ([16 * number + n; 16], size)).collect();
     Superblock {
         role: CopyRole::Copy(0),
         volume: [number + 1; 16],
         name: "fuzzed".into(),
         spare_index: 0,
-        spares: spares.collect(),
+        spares: layout::first_spares(&sizes, &shape, block_size),
+        homes: layout::first_homes(sizes.len()),
         block_shift: plan.block_shift,
         policy: plan.policy,
         flags: SuperblockFlags::default(),
