@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use remap_sim::rng::Rng;
@@ -35,6 +36,8 @@ pub(crate) struct Setup {
     /// With caches that lose what was not flushed.
     pub(crate) volatile: bool,
     pub(crate) kills: u64,
+    /// No more kills after this.
+    pub(crate) until: Option<Instant>,
     pub(crate) seed: u64,
     pub(crate) pace: Pace,
     pub(crate) verbose: bool,
@@ -115,6 +118,8 @@ pub(crate) struct Bench {
     bad: Vec<(Bad, Range<u64>)>,
     /// All copies are.
     in_step: bool,
+    /// How long the last server took until it served.
+    start: Duration,
     pub(crate) tally: Tally,
 }
 
@@ -146,6 +151,7 @@ impl Bench {
             sectors,
             bad: Vec::new(),
             in_step: true,
+            start: Duration::from_millis(30),
             tally: Tally::default(),
         };
         let spare = bench.path("spare.img");
@@ -248,8 +254,10 @@ impl Bench {
     /// The machine's.
     pub(crate) fn wait_ready(&mut self, server: &mut Server, life: &Life) -> anyhow::Result<Option<String>> {
         let troubled = life.trouble.is_some_and(Trouble::fails_requests);
+        let begin = Instant::now();
         match server.wait_ready()? {
             Start::Ready => {
+                self.start = begin.elapsed();
                 self.in_step = !life.trouble.is_some_and(Trouble::touches_metadata);
                 Ok(None)
             }
@@ -259,6 +267,18 @@ impl Bench {
             Start::Ended(_) => Ok(Some(String::new())),
             Start::Hangs => Ok(Some(format!("the server is not ready in a minute\n{}", self.last_words()))),
         }
+    }
+
+    /// Kills a server while it starts.
+    ///
+    /// # Errors
+    /// The machine's.
+    pub(crate) fn kill_starting(&mut self, server: &mut Server, thousandths: u32) -> anyhow::Result<()> {
+        std::thread::sleep(self.start * thousandths / 1000);
+        server.kill()?;
+        self.tally.kills += 1;
+        self.tally.at_start += 1;
+        Ok(())
     }
 
     /// Takes down how many blocks are on the spare and how many sectors are lost.
@@ -279,7 +299,7 @@ impl Bench {
 
     /// Is it time for the last life?
     pub(crate) fn is_over(&self) -> bool {
-        self.tally.kills >= self.setup.kills
+        self.tally.kills >= self.setup.kills || self.setup.until.is_some_and(|until| Instant::now() >= until)
     }
 
     pub(crate) fn say(&self, text: &str) {

@@ -168,11 +168,8 @@ impl Run<'_> {
                 self.bench.go_bad(Bad::Refusing, 2, &mut self.rng)?;
             }
             let mut server = self.bench.spawn(&life)?;
-            if let End::Starting(after) = life.end {
-                std::thread::sleep(after);
-                server.kill()?;
-                self.bench.tally.kills += 1;
-                self.bench.tally.at_start += 1;
+            if let End::Starting(share) = life.end {
+                self.bench.kill_starting(&mut server, share)?;
                 continue;
             }
             return Ok(match self.bench.wait_ready(&mut server, &life)? {
@@ -259,7 +256,7 @@ impl Run<'_> {
             // However it goes, the writers must end; cut off, they do.
             let mut cut = CutAtEnd { over: &over, chain, clean: false };
             loop {
-                let (End::Load(load) | End::Stop(load) | End::Starting(load)) = life.end;
+                let load = life.end.load();
                 let begin = Instant::now();
                 while begin.elapsed() < load && seen.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
                 {

@@ -19,7 +19,7 @@ mod writer;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -72,6 +72,9 @@ struct RunArgs {
     /// Kills of each combination
     #[arg(long, default_value_t = 100)]
     kills: u64,
+    /// Fewer kills of a combination if they take longer than so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    at_most: Option<u64>,
     /// What the schedule follows from
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -116,6 +119,7 @@ fn run(args: &RunArgs) -> anyhow::Result<bool> {
                 folder: args.folder.clone(),
                 volatile: cache == Cache::Volatile,
                 kills: args.kills,
+                until: args.at_most.map(|seconds| Instant::now() + Duration::from_secs(seconds)),
                 seed: args.seed,
                 pace: args.seconds_between,
                 verbose: args.verbose,

@@ -35,12 +35,23 @@ impl Pace {
 /// How a life ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum End {
-    /// SIGKILL so soon after the start that it reads, repairs or has just begun to serve.
-    Starting(Duration),
+    /// SIGKILL so soon after the start that it reads, repairs or has just begun to serve: at this share, in thousandths, of
+    /// the time that the last start took.
+    Starting(u32),
     /// SIGKILL after so much load.
     Load(Duration),
     /// SIGTERM after so much load.
     Stop(Duration),
+}
+
+impl End {
+    /// How long clients work before it.
+    pub(crate) fn load(self) -> Duration {
+        match self {
+            Self::Starting(_) => Duration::ZERO,
+            Self::Load(load) | Self::Stop(load) => load,
+        }
+    }
 }
 
 /// What else is wrong with the devices in a life.
@@ -90,7 +101,7 @@ impl Life {
     pub(crate) fn next(rng: &mut Rng, pace: Pace, rough: bool) -> Self {
         let load = pace.pick(rng);
         let end = match rng.below(20) {
-            0..=3 => End::Starting(Duration::from_micros(rng.below(60_000))),
+            0..=3 => End::Starting(u32::try_from(rng.below(1200)).unwrap_or(0)),
             4 => End::Stop(load),
             _ => End::Load(load),
         };

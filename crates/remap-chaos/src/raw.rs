@@ -120,12 +120,7 @@ fn live(
     let mut violations = Vec::new();
     let mut clean = false;
     match life.end {
-        End::Starting(after) => {
-            std::thread::sleep(after);
-            server.kill()?;
-            bench.tally.at_start += 1;
-            bench.tally.kills += 1;
-        }
+        End::Starting(share) => bench.kill_starting(&mut server, share)?,
         End::Load(load) | End::Stop(load) => match bench.wait_ready(&mut server, life)? {
             Some(wrong) => violations.extend((!wrong.is_empty()).then_some(wrong)),
             None => (clean, violations) = serve(bench, (log, unknown), life, load, &mut server)?,
