@@ -265,7 +265,7 @@ impl Bench {
                 Ok(Some(format!("the server does not start: {status}\n{}", self.last_words())))
             }
             Start::Ended(_) => Ok(Some(String::new())),
-            Start::Hangs => Ok(Some(format!("the server is not ready in a minute\n{}", self.last_words()))),
+            Start::Hangs => Ok(Some(format!("the server is not ready in 300 s\n{}", self.last_words()))),
         }
     }
 

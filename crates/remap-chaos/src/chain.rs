@@ -14,7 +14,7 @@ use crate::server::NAME;
 use crate::tool;
 
 /// Longest wait for a child to be ready.
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(120);
 
 /// From the server's socket to a block device of the kernel.
 pub(crate) struct Chain {
@@ -47,8 +47,8 @@ impl Chain {
             .arg(&pid_file);
         command.args(["--filter=retry", "nbd"]).arg(format!("socket={}", socket.display()));
         command.arg(format!("export={NAME}"));
-        // Once a second for a minute: more than a restart takes on the slowest machine.
-        command.args(["retries=60", "retry-delay=1", "retry-exponential=no"]);
+        // Once a second for five minutes: more than a restart takes on the slowest machine.
+        command.args(["retries=300", "retry-delay=1", "retry-exponential=no"]);
         command.stdin(Stdio::null()).stderr(log_of(folder, "nbdkit.log")?);
         let retry = command.spawn().context("nbdkit does not start")?;
         let mut chain = Self { folder: folder.to_owned(), retry, fuse: None, device: None, mounted: false };

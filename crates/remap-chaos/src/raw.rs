@@ -29,7 +29,7 @@ const CLIENTS: u8 = 6;
 /// Longest request, in sectors.
 const LONGEST: u64 = 256;
 /// Longest wait for a reply (C6).
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What all clients of a life share.
 struct Shared<'a> {

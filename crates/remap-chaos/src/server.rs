@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 pub(crate) const NAME: &str = "chaos";
 
 /// Longest wait for a server to be ready, or to end after SIGTERM.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The binary under test.
 ///
