@@ -2,11 +2,9 @@
 //!
 //! Invariant: nothing is ever written to the main device; spares that this command made are removed again when it fails.
 
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use remap_core::units::{Extent, SECTOR_SIZE, Sector};
 use remap_format::{COPIES, TEXT_LEN};
 use remap_io::Device;
@@ -15,7 +13,7 @@ use remap_runtime::{AdoptOptions, AdoptReport};
 
 use crate::cli::{AdoptArgs, MapForm};
 use crate::exit::{Exit, refusal};
-use crate::files;
+use crate::files::{self, Made};
 use crate::open::{Access, Opener, SpareArg, adopt_refusal};
 use crate::units::{format_count, format_sectors, format_size};
 
@@ -31,9 +29,9 @@ pub(crate) fn run(args: &AdoptArgs) -> anyhow::Result<ExitCode> {
         Some(path) => lost_sectors(path, &args.map_form, &main)?,
         None => Vec::new(),
     };
-    let mut made = MadeFiles::default();
+    let mut made = Vec::new();
     for spare in &args.spares {
-        made.make_missing(spare, args.create_spare)?;
+        made.extend(make_missing(spare, args.create_spare)?);
     }
     let spares = opener.spares(&args.spares, Access::Write)?;
     let known = Known::of(&lost, args.block_size);
@@ -52,7 +50,7 @@ pub(crate) fn run(args: &AdoptArgs) -> anyhow::Result<ExitCode> {
         return Ok(Exit::Done.into());
     }
     let report = remap_runtime::adopt(&main, &spares, &options).map_err(|e| adopt_refusal(e, &spares))?;
-    made.keep();
+    made.into_iter().for_each(Made::keep);
     println!(
         "adopted {} as volume '{}' ({}); nothing was written to it",
         main.path().display(),
@@ -159,55 +157,20 @@ pub(crate) fn lost_sectors(path: &Path, form: &MapForm, main: &Device) -> anyhow
     }
 }
 
-/// Files made for spares; removed unless kept.
-#[derive(Default)]
-struct MadeFiles {
-    paths: Vec<PathBuf>,
-}
-
-impl MadeFiles {
-    /// Makes the file of a spare if there is none and a size was given.
-    fn make_missing(&mut self, spare: &SpareArg, size: Option<u64>) -> anyhow::Result<()> {
-        if spare.path.exists() {
-            return Ok(());
-        }
-        let path = spare.path.display();
-        let Some(size) = size else {
-            return Err(refusal(
-                Exit::NotFound,
-                format!(
-                    "{path}: there is no such file or device: check the path, or add --create-spare SIZE to make a file"
-                ),
-            ));
-        };
-        let place = || format!("{path}: cannot make the spare");
-        let file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&spare.path)
-            .with_context(place)?;
-        self.paths.push(spare.path.clone());
-        // Space that is promised now cannot run out when a block must move.
-        let end = spare.len.map_or(size, |len| spare.start.saturating_add(len).max(size));
-        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, end) {
-            Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(end).with_context(place),
-            other => other.map_err(std::io::Error::from).with_context(place),
-        }
+/// Makes the file of a spare if there is none and a size was given.
+fn make_missing(spare: &SpareArg, size: Option<u64>) -> anyhow::Result<Option<Made>> {
+    if spare.path.exists() {
+        return Ok(None);
     }
-
-    fn keep(mut self) {
-        self.paths.clear();
-    }
-}
-
-impl Drop for MadeFiles {
-    fn drop(&mut self) {
-        for path in &self.paths {
-            // It is empty; left behind it would only be in the way.
-            let _ = std::fs::remove_file(path);
-        }
-    }
+    let Some(size) = size else {
+        let text = format!(
+            "{}: there is no such file or device: check the path, or add --create-spare SIZE to make a file",
+            spare.path.display()
+        );
+        return Err(refusal(Exit::NotFound, text));
+    };
+    let end = spare.len.map_or(size, |len| spare.start.saturating_add(len).max(size));
+    Made::spare(&spare.path, end).map(Some)
 }
 
 #[cfg(test)]

@@ -47,6 +47,10 @@ fn go_on() -> anyhow::Result<()> {
 /// # Errors
 /// A program is missing, the directory cannot be used, or a step could not be taken at all.
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    if !(SIZE_MIN..=SIZE_MAX).contains(&args.size) {
+        return Err(refusal(Exit::Usage, "--size: give 16M to 4G; for a larger disk give a --map of it"));
+    }
+    let plan = Plan::of(args)?;
     let tools = Tools::find().map_err(|missing| {
         let text = format!(
             "{missing} was not found, and the demo makes a real file system with it: install the package e2fsprogs \
@@ -54,10 +58,6 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         );
         refusal(Exit::NotFound, text)
     })?;
-    if !(SIZE_MIN..=SIZE_MAX).contains(&args.size) {
-        return Err(refusal(Exit::Usage, "--size: give 16M to 4G; for a larger disk give a --map of it"));
-    }
-    let plan = Plan::of(args)?;
     let interrupted = INTERRUPTED.get_or_init(Arc::default);
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(interrupted)).context("signals")?;

@@ -113,6 +113,74 @@ fn write_fresh(path: &Path, text: &[u8]) -> std::io::Result<()> {
     written.inspect_err(|_| drop(fs::remove_file(path)))
 }
 
+/// To find out by filling the file system would hurt everybody else on it.
+fn refuse_no_room(path: &Path, size: u64) -> anyhow::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // What cannot be asked is found out by trying.
+    let Ok(found) = rustix::fs::statvfs(dir) else { return Ok(()) };
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    if free >= size {
+        return Ok(());
+    }
+    let (path, size, free) = (path.display(), format_size(size), format_size(free));
+    Err(refusal(
+        Exit::Failure,
+        format!("{path}: cannot make the spare: it needs {size}, and {free} are free there"),
+    ))
+}
+
+/// A file without contents that is gone again unless it is kept.
+#[derive(Debug)]
+pub(crate) struct Made {
+    path: Option<PathBuf>,
+}
+
+impl Made {
+    /// A sparse file of `size` bytes.
+    ///
+    /// # Errors
+    /// It exists, or cannot be so large.
+    pub(crate) fn create(path: &Path, size: u64) -> anyhow::Result<Self> {
+        let place = path.display();
+        let file = File::create_new(path).with_context(|| format!("{place}: cannot be made"))?;
+        let made = Self { path: Some(path.to_owned()) };
+        file.set_len(size).with_context(|| format!("{place}: cannot be {size} bytes large"))?;
+        Ok(made)
+    }
+
+    /// A spare of `size` bytes, for its owner only.
+    ///
+    /// # Errors
+    /// It exists, or there is no room for it.
+    pub(crate) fn spare(path: &Path, size: u64) -> anyhow::Result<Self> {
+        let place = || format!("{}: cannot make the spare", path.display());
+        refuse_no_room(path, size)?;
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(path).with_context(place)?;
+        let made = Self { path: Some(path.to_owned()) };
+        // Space that is promised now cannot run out when a block must move.
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size) {
+            Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(size).with_context(place)?,
+            other => other.map_err(std::io::Error::from).with_context(place)?,
+        }
+        Ok(made)
+    }
+
+    /// It stays.
+    pub(crate) fn keep(mut self) {
+        self.path = None;
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // The error that led here is the one to tell.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@
 mod back;
 mod out;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,6 +21,7 @@ use remap_runtime::{OpenOptions, Volume, rewrite};
 
 use crate::cli::ReleaseArgs;
 use crate::exit::{Exit, refusal};
+use crate::files;
 use crate::map::lost_map;
 use crate::open::{Access, Opener, examine};
 use crate::units::{format_sectors, format_size};
@@ -33,6 +34,9 @@ const LISTED: usize = 20;
 /// # Errors
 /// What stood in the way, with the exit code that goes with it.
 pub(crate) fn run(args: &ReleaseArgs) -> anyhow::Result<ExitCode> {
+    if let Some(path) = &args.lost_map {
+        files::refuse_existing(path, false)?;
+    }
     if args.dry_run {
         return dry_run(args);
     }
@@ -125,11 +129,10 @@ fn to_other(args: &ReleaseArgs, to: &Path) -> anyhow::Result<ExitCode> {
         if blank { " (made for it)" } else { ", overwriting what is there" }
     );
     confirm(args.yes, &question)?;
-    if blank {
-        let file = File::create_new(to).with_context(|| format!("{}: cannot be made", to.display()))?;
-        file.set_len(size).with_context(|| format!("{}: cannot be {size} bytes large", to.display()))?;
-    }
+    let made = if blank { Some(files::Made::create(to, size)?) } else { None };
     let dest = open_dest(args, to, size)?;
+    // From here on it holds something.
+    made.map(files::Made::keep);
     say_lost(&volume.lost()?, "are lost; they become zeroes on the destination");
     let bar = bar(size, "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
     let copied = out::copy_out(&volume, &dest, blank, &|done| bar.set_position(done))?;
@@ -169,7 +172,7 @@ fn open_dest(args: &ReleaseArgs, to: &Path, size: u64) -> anyhow::Result<Device>
     };
     if std::iter::once(args.main.as_path()).chain(args.spares.iter().map(|s| s.path.as_path())).any(same) {
         let text = format!("{}: is a device of the volume itself: give another destination", to.display());
-        return Err(refusal(Exit::Usage, text));
+        return Err(refusal(Exit::Mismatch, text));
     }
     // Through the page cache: the volume may end in the middle of the destination's blocks.
     let options = remap_io::OpenOptions { write: true, exclusive: true, direct: Direct::Never, slice: None };
@@ -234,5 +237,5 @@ fn write_lost_map(args: &ReleaseArgs, volume: &Volume, lost: &[Extent]) -> anyho
     let superblock = volume.superblock();
     let size = superblock.main.size - superblock.main.size % SECTOR_SIZE;
     let text = lost_map(lost, size, &superblock.name)?;
-    fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))
+    files::write(path, text.as_bytes(), false)
 }

@@ -89,7 +89,7 @@ fn destinations_that_will_not_do_are_refused() {
     let (_, why) = lab.dm_remap(&["release", "MAIN", "SPARE", "--to", "small.img", "--yes"]).code(4);
     assert!(why.contains("the volume needs 8388608"), "{why}");
     for own in ["main.img", "spare.img", "./main.img"] {
-        lab.dm_remap(&["release", "MAIN", "SPARE", "--to", own, "--yes"]).code(2);
+        lab.dm_remap(&["release", "MAIN", "SPARE", "--to", own, "--yes"]).code(4);
     }
     let server = lab.serve(&[]);
     lab.dm_remap(&["release", "MAIN", "SPARE", "--yes"]).code(5);

@@ -71,6 +71,12 @@ pub enum LayoutError {
 }
 
 impl CopyShape {
+    /// The largest there is: what claims more was not made by us, and nobody shall look for its pages.
+    pub const MAX: Self = Self {
+        area_pages: MAX_ENTRIES.div_ceil(PAGE_ENTRIES as u64) as u32,
+        journal_pages: MAX_JOURNAL_PAGES as u32,
+    };
+
     /// Bytes of a copy.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -506,6 +506,9 @@ fn decode_spare(raw: &RawSuperblock, spare: &RawSpare) -> Result<SpareRecord, De
         return Err(impossible("slots", record.slots));
     }
     let fits = record.anchors <= COPIES && layout::spare_fits(&record, 1 << raw.block_shift);
+    if record.reserve_pages > CopyShape::MAX.pages() {
+        return Err(impossible("reserve_pages", record.reserve_pages.into()));
+    }
     if !fits || spare.reserved != [0; 3] {
         return Err(impossible("anchors", record.anchors.into()));
     }

@@ -1,5 +1,6 @@
 //! Whatever a device returns, decoding ends with the value that was written or with an error.
 
+use remap_format::layout::CopyShape;
 use remap_format::{
     Cause, CheckpointPage, CopyHome, CopyRole, DecodeError, Entry, EntryFlags, EntryState, MainIdentity,
     NO_SLOT, PageHeader, Policy, RawEntry, Record, RecordHeader, SpareRecord, Superblock, SuperblockFlags,
@@ -210,9 +211,18 @@ fn metadata_lie_within_their_spare_and_copies_at_homes_of_their_own() {
         Err(DecodeError::Field { field, .. }) => field,
         other => panic!("{other:?}"),
     };
-    for (area_pages, journal_pages) in [(u32::MAX, 8), (1, u32::MAX), (1, 100), (200, 8)] {
+    let most = CopyShape::MAX.area_pages;
+    let shapes = [
+        (u32::MAX, 8, "area_pages"),
+        (most + 1, 8, "area_pages"),
+        (most, 8, "homes"),
+        (1, u32::MAX, "journal_pages"),
+        (1, 100, "homes"),
+        (200, 8, "homes"),
+    ];
+    for (area_pages, journal_pages, expected) in shapes {
         let large = Superblock { area_pages, journal_pages, ..good.clone() };
-        assert_eq!(field(decoded(&large)), "homes");
+        assert_eq!(field(decoded(&large)), expected);
     }
     for change in [
         SpareRecord { size: 8192, slots: 2, ..good.spares[0] },

@@ -19,7 +19,7 @@ mod volume;
 pub use queue::VolumeQueue;
 pub use regions::{REGIONS, Region, WORST, worst_regions};
 pub use spares::{
-    AdoptError, AdoptOptions, AdoptReport, RewriteError, adopt, examine, examine_at, generations,
+    AdoptError, AdoptOptions, AdoptReport, RewriteError, adopt, contents, examine, examine_at, generations,
     lost_entries, main_identity, rehearse, rewrite,
 };
 pub use status::{LaneCounters, SpareStatus, Status};

@@ -367,7 +367,7 @@ pub(crate) fn check_spare(device: &Device, main_block: u32, force: bool) -> Resu
             Ok(found) if found.superblock.flags.has(SuperblockFlags::RELEASED) => {}
             Ok(found) => return Err(AdoptError::InUse { spare, name: found.superblock.name }),
             Err(RecoveryError::NoMetadata { .. }) => {
-                if let Some(found) = device.identity().content_uuid.clone() {
+                if let Some(found) = contents(device) {
                     return Err(AdoptError::NotEmpty { spare, found });
                 }
             }
@@ -379,6 +379,22 @@ pub(crate) fn check_spare(device: &Device, main_block: u32, force: bool) -> Resu
         }
     }
     Ok(())
+}
+
+/// What a device that is no spare holds, as far as can be told: something with an identity, or, of a regular file, bytes at its
+/// front. (A disk that nobody uses any more is seldom blank.)
+#[must_use]
+pub fn contents(device: &Device) -> Option<String> {
+    const FRONT: u64 = 64 << 10;
+    if let Some(found) = &device.identity().content_uuid {
+        return Some(found.clone());
+    }
+    let unit = u64::from(device.limits().logical_block);
+    let len = FRONT.min(device.size() - device.size() % unit);
+    let mut buf = Buf::alloc(usize::try_from(len).ok()?).ok()?;
+    let front = device.read_at(0, &mut buf).map(|()| buf.bytes());
+    let used = !device.is_block_device() && front.is_ok_and(|bytes| bytes.iter().any(|&b| b != 0));
+    used.then(|| "a file that is not blank".to_owned())
 }
 
 /// Makes sure that no superblock of an earlier life is found on the spare.

@@ -20,8 +20,10 @@ use super::owners::Tally;
 use super::reading::{self, Reading, subtract};
 use super::server::{STATE_CONTEXT, Server, WorkDir, run_self};
 use super::tools::Tools;
+use crate::adopt::LIST_MAX;
 use crate::cli::DemoArgs;
 use crate::exit::{Exit, refusal};
+use crate::files::read_text;
 use crate::units::{format_sectors, format_size};
 
 /// Lines of a list that are shown.
@@ -50,7 +52,7 @@ impl Plan {
         let size = if args.quick { super::SIZE_MIN } else { args.size };
         let Some(path) = &args.map else { return Ok(Self { map: None, size, seed: args.seed }) };
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
+        let text = read_text(path, LIST_MAX)?;
         let map = BadMap::parse(&text, Format::Ddrescue, None).with_context(|| name.clone())?;
         let size = map.end().0.saturating_mul(SECTOR_SIZE);
         if size < super::SIZE_MIN {

@@ -11,8 +11,10 @@ use remap_runtime::examine;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::salvage::salvage;
 use super::scan::{self, Copies, Sighting};
 use crate::open::recovery_refusal;
+use crate::units::format_count;
 
 /// How it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -34,9 +36,52 @@ struct CopyLine {
     /// First byte on the spare.
     start: u64,
     generation: Option<u64>,
+    /// How bad it is.
+    state: State,
     /// What is wrong first, and the byte offset on the spare.
     #[serde(skip_serializing_if = "Option::is_none")]
     flaw: Option<FlawPart>,
+}
+
+/// How a copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    /// It holds all that is durable.
+    InStep,
+    /// It has a whole superblock; whether its table is whole is not known.
+    Readable,
+    /// It is whole, but missed the last changes.
+    OutOfDate,
+    /// It was taken out of use when it could not be written.
+    OutOfUse,
+    /// A part of it is not what was written there.
+    Damaged,
+    /// The spare fails to read a part of it.
+    Unreadable,
+    /// It is on a spare that was not given, or nothing of it is left.
+    Missing,
+}
+
+impl State {
+    fn of(flaw: Option<&(Flaw, u64)>) -> Self {
+        match flaw {
+            None => Self::InStep,
+            Some((Flaw::Stale, _)) => Self::OutOfDate,
+            Some((Flaw::Fenced, _)) => Self::OutOfUse,
+            Some((Flaw::Unreadable(_), _)) => Self::Unreadable,
+            Some((Flaw::Damaged(_), _)) => Self::Damaged,
+        }
+    }
+}
+
+/// What 'metadata repair' would make of metadata that cannot be believed.
+#[derive(Clone, Debug, Serialize)]
+struct RepairPart {
+    /// Runs that it would keep.
+    runs: u64,
+    /// What could not be had, a sentence each.
+    doubts: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -57,11 +102,15 @@ pub(crate) struct Report {
     schema_version: u32,
     volume: Option<VolumePart>,
     copies: Vec<CopyLine>,
+    copies_in_step: u8,
     /// How it stands.
     pub verdict: Verdict,
     /// Why it is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// What can be had of it all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repair: Option<RepairPart>,
     advice: String,
 }
 
@@ -103,17 +152,14 @@ fn of_believed(recovered: &Recovered) -> Report {
         spare: c.spare,
         start: c.start,
         generation: c.generation,
+        state: State::of(c.flaw.as_ref()),
         flaw: c.flaw.map(FlawPart::of),
     };
     let good = recovered.good_copies();
     let (verdict, advice) = if good == COPIES {
         (Verdict::Good, "nothing to do".to_owned())
     } else {
-        let advice = format!(
-            "{good} of {COPIES} copies are in step, and the table is whole: 'serve' writes all copies anew when it \
-             starts. If a copy is damaged again soon, the spare itself may be failing: 'metadata repair' makes a new one"
-        );
-        (Verdict::Repairable, advice)
+        (Verdict::Repairable, repairable_advice(recovered))
     };
     Report {
         schema_version: 1,
@@ -123,10 +169,38 @@ fn of_believed(recovered: &Recovered) -> Report {
             Some(recovered.table.counts().entries),
         )),
         copies: recovered.copies.iter().map(line).collect(),
+        copies_in_step: good,
         verdict,
         reason: None,
+        repair: None,
         advice,
     }
+}
+
+/// What to do with a volume that can be served, and how urgent it is.
+fn repairable_advice(recovered: &Recovered) -> String {
+    let good = recovered.good_copies();
+    let unreadable = recovered.copies.iter().any(|c| matches!(c.flaw, Some((Flaw::Unreadable(_), _))));
+    let left = match good {
+        0 => "no copy is whole, but together they are: copy the spare before anything else".to_owned(),
+        1 => "one copy is left that is whole: copy the spare before anything else".to_owned(),
+        _ => format!("{good} of {COPIES} copies are in step"),
+    };
+    let next = if unreadable {
+        "the spare has bad sectors under its metadata: 'metadata repair --output NEWSPARE' moves everything to a new one. Until then \
+         'serve' works, and writes anew the copies that take it"
+    } else {
+        "the table is whole, and 'serve' writes all copies anew when it starts. If a copy is damaged again soon, the spare \
+         itself may be failing: 'metadata repair --output NEWSPARE' makes a new one"
+    };
+    format!("{left}; {next}")
+}
+
+/// What a repair would make of it.
+fn repairable(spares: &[Device]) -> Option<RepairPart> {
+    // An error is one more way of saying that nothing can be had.
+    let salvage = salvage(spares).ok().flatten()?;
+    Some(RepairPart { runs: salvage.entries.len() as u64, doubts: salvage.doubts })
 }
 
 fn of_refused(spares: &[Device], error: &RecoveryError) -> Report {
@@ -152,8 +226,10 @@ fn of_refused(spares: &[Device], error: &RecoveryError) -> Report {
         schema_version: 1,
         volume: newest.map(|s| VolumePart::of(s, s.generation, None)),
         copies,
+        copies_in_step: 0,
         verdict: Verdict::Refused,
         reason: Some(recovery_refusal(error, spares).to_string()),
+        repair: newest.and_then(|_| repairable(spares)),
         advice: advice.to_owned(),
     }
 }
@@ -163,26 +239,29 @@ fn copy_lines(newest: &Superblock, spares: &[Device], sightings: &[Sighting]) ->
     let copies = Copies::of(newest, spares, sightings);
     let lines = copies.places().iter().map(|place| {
         let mut generation: Option<u64> = None;
-        let mut flaw = None;
+        let mut flaw: Option<(Flaw, u64)> = None;
         if !copies.has(place.spare) {
             let what = "is on a spare that was not given, or that has no metadata left".to_owned();
             let flaw = Some(FlawPart { what, offset: place.start });
-            return CopyLine { copy: place.copy, spare: place.spare, start: place.start, generation, flaw };
+            let (copy, spare, start) = (place.copy, place.spare, place.start);
+            return CopyLine { copy, spare, start, generation, state: State::Missing, flaw };
         }
         for (page, offset) in copies.superblock_pages(place.copy).into_iter().zip([0, 4096]) {
             match page {
                 Ok(s) => {
                     generation = Some(generation.filter(|&g| newer(g, s.generation)).unwrap_or(s.generation))
                 }
-                Err(found) => flaw = Some(FlawPart::of((found, place.start + offset))),
+                Err(found) => flaw = Some((found, place.start + offset)),
             }
         }
+        let flaw = flaw.filter(|_| generation.is_none());
         CopyLine {
             copy: place.copy,
             spare: place.spare,
             start: place.start,
             generation,
-            flaw: flaw.filter(|_| generation.is_none()),
+            state: if flaw.is_none() { State::Readable } else { State::of(flaw.as_ref()) },
+            flaw: flaw.map(FlawPart::of),
         }
     });
     lines.collect()
@@ -199,6 +278,7 @@ fn blank_lines(sightings: &[Sighting]) -> Vec<CopyLine> {
                 spare: u8::try_from(s.device).unwrap_or(u8::MAX),
                 start: 0,
                 generation: None,
+                state: State::of(Some(&(flaw, 0))),
                 flaw: Some(FlawPart::of((flaw, 0))),
             })
         })
@@ -239,6 +319,12 @@ impl Report {
         let _ = writeln!(out, "verdict: {verdict}");
         if let Some(reason) = &self.reason {
             let _ = writeln!(out, "why:     {reason}");
+        }
+        if let Some(repair) = &self.repair {
+            let _ = writeln!(out, "repair:  would keep {}", format_count(repair.runs, "run"));
+            for doubt in &repair.doubts {
+                let _ = writeln!(out, "         not to be had: {doubt}");
+            }
         }
         let _ = writeln!(out, "to do:   {}", self.advice);
         out

@@ -3,10 +3,6 @@
 //! Invariant: an output that holds something is not touched without `force`, and files that were made are gone again if the
 //! command fails.
 
-use std::fs::{self, File};
-use std::path::PathBuf;
-
-use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use remap_core::recovery::RecoveryError;
 use remap_format::Superblock;
@@ -15,24 +11,14 @@ use remap_io::Device;
 use super::repair::{self, Outcome};
 use super::salvage::Salvage;
 use crate::exit::{Exit, refusal};
+use crate::files::Made;
 use crate::open::{Access, Opener, SpareArg};
 
 /// The outputs of a command.
 #[derive(Debug, Default)]
 pub(crate) struct Outputs {
     devices: Vec<Device>,
-    /// Files made for it; removed unless kept.
-    made: Vec<PathBuf>,
-    keep: bool,
-}
-
-impl Drop for Outputs {
-    fn drop(&mut self) {
-        for file in self.made.iter().filter(|_| !self.keep) {
-            // The error that led here is the one to tell.
-            let _ = fs::remove_file(file);
-        }
-    }
+    made: Vec<Made>,
 }
 
 impl Outputs {
@@ -58,10 +44,7 @@ impl Outputs {
         for (arg, (_, record)) in args.iter().zip(superblock.present()) {
             let path = arg.path.display();
             if !arg.path.exists() {
-                let file = File::create_new(&arg.path).with_context(|| format!("{path}: cannot be made"))?;
-                outputs.made.push(arg.path.clone());
-                let size = arg.start.saturating_add(record.size);
-                file.set_len(size).with_context(|| format!("{path}: cannot be {size} bytes large"))?;
+                outputs.made.push(Made::spare(&arg.path, arg.start.saturating_add(record.size))?);
             }
             let output = opener.spare(arg, Access::Write)?;
             if output.size() < record.size {
@@ -89,7 +72,7 @@ impl Outputs {
             bar.set_position(done);
         })?;
         bar.finish_and_clear();
-        self.keep = true;
+        self.made.drain(..).for_each(Made::keep);
         Ok(outcome)
     }
 
@@ -103,7 +86,7 @@ impl Outputs {
 fn refuse_full(output: &Device) -> anyhow::Result<()> {
     let path = output.path().display();
     let holds = match remap_runtime::examine(std::slice::from_ref(output), true) {
-        Err(RecoveryError::NoMetadata { .. }) => match &output.identity().content_uuid {
+        Err(RecoveryError::NoMetadata { .. }) => match remap_runtime::contents(output) {
             None => return Ok(()),
             Some(found) => format!("something ({found})"),
         },

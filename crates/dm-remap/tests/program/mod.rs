@@ -24,7 +24,7 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         Self {
             code: output.status.code(),
             out: String::from_utf8(output.stdout).expect("text"),
@@ -43,8 +43,15 @@ impl Said {
     #[track_caller]
     pub(crate) fn refused(self, code: i32, words: &[&str]) -> Self {
         assert_eq!(self.code, Some(code), "{self:?}");
-        // A server has its news before it.
-        let mut lines = self.err.lines().skip_while(|line| !line.starts_with("dm-remap: "));
+        self.refused_with(words)
+    }
+
+    /// It refused with whatever code, in one line, after which it says no more, that has all these words.
+    #[track_caller]
+    pub(crate) fn refused_with(self, words: &[&str]) -> Self {
+        // A server has its news before it, and others their warnings.
+        let news = |line: &&str| !line.starts_with("dm-remap: ") || line.starts_with("dm-remap: warning: ");
+        let mut lines = self.err.lines().skip_while(news);
         let line = lines.next().unwrap_or_default();
         assert_eq!(lines.next(), None, "{self:?}");
         for word in words {
