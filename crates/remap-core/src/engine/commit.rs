@@ -198,6 +198,11 @@ impl Commit {
         self.frozen_until.is_some()
     }
 
+    /// If bytes on the device are to be flushed for the next commit: takes all that is staged, and gives its jobs.
+    pub(super) fn take_staged_on(&mut self, device: DeviceId) -> ArrayVec<usize, MAX_JOBS> {
+        if self.staged.flush & set_of(device) == 0 { ArrayVec::new() } else { self.staged.end() }
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Idle) && self.staged.edits.is_empty() && !self.checkpoint_wanted
     }
@@ -284,6 +289,18 @@ impl Commit {
     }
 }
 
+fn devices_of(set: DeviceSet) -> impl Iterator<Item = DeviceId> {
+    let device = |bit: u32| bit.checked_sub(1).map_or(DeviceId::Main, |n| DeviceId::Spare(n as u8));
+    (0..u32::BITS).filter(move |bit| set & (1 << bit) != 0).map(device)
+}
+
+fn set_of(device: DeviceId) -> DeviceSet {
+    match device {
+        DeviceId::Main => 1,
+        DeviceId::Spare(n) => 2 << n,
+    }
+}
+
 pub(super) fn copies_of(set: CopySet) -> impl Iterator<Item = u8> {
     (0..COPIES).filter(move |copy| set & (1 << copy) != 0)
 }
@@ -309,11 +326,7 @@ impl Engine {
         let staged = &mut self.commit.staged;
         staged.jobs.push(job);
         memory::extend(&mut staged.edits, edits.len(), edits.iter().copied());
-        staged.flush |= match flush {
-            None => 0,
-            Some(DeviceId::Main) => 1,
-            Some(DeviceId::Spare(n)) => 2 << n,
-        };
+        staged.flush |= flush.map_or(0, set_of);
         self.wake = true;
     }
 
@@ -354,12 +367,9 @@ impl Engine {
         self.commit.fault = None;
         let set = if self.planted(Canary::MapBeforeData) { 0 } else { self.commit.batch.flush };
         let nowhere = Extent::new(Sector(0), 1).expect("one sector");
-        for bit in 0..u32::BITS {
-            if set & (1 << bit) != 0 {
-                let device = bit.checked_sub(1).map_or(DeviceId::Main, |n| DeviceId::Spare(n as u8));
-                self.emit_commit(device, nowhere, OpKind::Flush, CommitPart::DataFlush);
-                self.counters.commit_flushes += 1;
-            }
+        for device in devices_of(set) {
+            self.emit_commit(device, nowhere, OpKind::Flush, CommitPart::DataFlush);
+            self.counters.commit_flushes += 1;
         }
         if self.commit.out == 0 {
             self.begin_record();
@@ -463,6 +473,7 @@ impl Engine {
                         }
                     }
                     self.commit.fault.get_or_insert(fault);
+                    self.flush_failed(DeviceId::Spare(spare), fault);
                 }
             }
         } else if let CommitPart::Fence(copy) = part {
@@ -490,6 +501,9 @@ impl Engine {
             spare => DeviceId::Spare(spare as u8),
         };
         self.trip(device, fault, false);
+        for device in devices_of(self.commit.batch.flush) {
+            self.flush_failed(device, fault);
+        }
         for job in self.commit.batch.end() {
             self.abort_job(job, RequestError::Io(fault));
         }

@@ -11,6 +11,7 @@ mod breaker;
 mod checkpoint;
 mod command;
 mod commit;
+mod doubt;
 mod events;
 mod job;
 mod ops;

@@ -170,7 +170,10 @@ impl Engine {
         *left -= 1;
         if let Err(e) = outcome {
             fault.get_or_insert(e);
+            self.some_flush_failed(e);
         }
+        let Some(slow) = self.slow(index) else { return };
+        let Stage::Flushing { left, fault } = &mut slow.stage else { return };
         if *left == 0 {
             let result = fault.map_or(Ok(()), |f| Err(RequestError::Io(f)));
             self.end_request(index, result);

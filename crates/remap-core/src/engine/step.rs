@@ -229,7 +229,16 @@ impl Engine {
     }
 
     pub(super) fn main_flushed(&mut self, outcome: Result<(), Fault>) {
-        for job in core::mem::take(&mut self.main_flush.out) {
+        let waited = core::mem::take(&mut self.main_flush.out);
+        if let Err(fault) = outcome
+            && fault != Fault::NoMemory
+        {
+            for job in core::mem::take(&mut self.main_flush.next) {
+                self.job_op_done(job, 0, outcome);
+            }
+            self.flush_failed(DeviceId::Main, fault);
+        }
+        for job in waited {
             self.job_op_done(job, 0, outcome);
         }
         self.begin_main_flush();
