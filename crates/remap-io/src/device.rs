@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use crate::drill::{Cache, Drill};
 use crate::errno::{Backing, classify};
+use crate::flushes::FailedFlushes;
 use crate::identity::Identity;
 use crate::open::{self, Limits, OpenError, OpenOptions};
 use crate::zombie::Graveyard;
@@ -40,6 +41,7 @@ struct Shared {
     /// First failure of a flush through the page cache. Afterwards the kernel may have dropped the dirty pages and would
     /// say "all well" to the next flush; so we never do.
     lost_flush: OnceLock<Fault>,
+    failed_flushes: FailedFlushes,
     /// Bits of [`ZeroMethod`] that the device refused once.
     refused_zeroing: AtomicU8,
 }
@@ -79,6 +81,7 @@ impl Device {
                 identity: OnceLock::new(),
                 graveyard: Arc::default(),
                 lost_flush: OnceLock::new(),
+                failed_flushes: FailedFlushes::default(),
                 refused_zeroing: AtomicU8::new(0),
             }),
             drills: None,
@@ -268,6 +271,16 @@ impl Device {
         if !self.shared.limits.direct {
             self.shared.lost_flush.get_or_init(|| fault);
         }
+    }
+
+    /// Flushes of it that failed.
+    pub(crate) fn failed_flushes(&self) -> &FailedFlushes {
+        &self.shared.failed_flushes
+    }
+
+    /// Are the two one opened device?
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// May this way of zeroing be tried?

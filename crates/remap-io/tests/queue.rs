@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use remap_core::op::Fault;
-use remap_io::{Buf, Device, Direct, Drill, IoKind, IoQueue, OpenOptions, Wake, Watch};
+use remap_io::{Audience, Buf, Device, Direct, Drill, IoKind, IoQueue, OpenOptions, Wake, Watch};
 use support::{PATIENT, backends, file, filled, op, read, run, wait_one};
 
 const WRITE: IoKind = IoKind::Write { fua: false };
@@ -256,6 +256,31 @@ fn drills_fail_delay_and_heal() {
         assert_eq!(run(&mut queue, op(&all, IoKind::Flush, 0, 0, None), PATIENT), Ok(()));
         assert_eq!(all.read_at(0, &mut filled(512, 0)), Ok(()));
         assert_eq!(std::fs::File::open(path).unwrap().metadata().unwrap().len(), 1 << 20);
+    }
+}
+
+#[test]
+fn every_queue_hears_once_of_a_flush_that_failed() {
+    for backend in backends() {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let (_, plain) = file(folder.path(), 1 << 20, Direct::Auto);
+        let drill = Arc::new(Drill::parse("rate=1,on=flush,errno=EIO").unwrap());
+        let device = plain.with_drill(Arc::clone(&drill));
+        let queue = |audience: Option<Audience>| {
+            let mut queue = IoQueue::open(backend, 2).unwrap();
+            audience.into_iter().for_each(|audience| queue.hears_of_failed_flushes(audience));
+            queue
+        };
+        let [mut own, mut owner, mut one, mut other] =
+            [None, Some(Audience::Owner), Some(Audience::Clients), Some(Audience::Clients)].map(queue);
+        let flush = |queue: &mut IoQueue| run(queue, op(&device, IoKind::Flush, 0, 0, None), PATIENT);
+        assert_eq!(flush(&mut owner), Err(Fault::Unknown));
+        drill.set_enabled(false);
+        assert_eq!(flush(&mut own), Ok(()), "asked to hear of its own only");
+        assert_eq!(flush(&mut owner), Ok(()));
+        assert_eq!([flush(&mut one), flush(&mut one)], [Err(Fault::Unknown), Ok(())]);
+        assert_eq!([flush(&mut other), flush(&mut other)], [Err(Fault::Unknown), Ok(())]);
+        assert_eq!(flush(&mut queue(Some(Audience::Clients))), Ok(()), "clients were told before it opened");
     }
 }
 

@@ -15,7 +15,7 @@ use remap_core::engine::{
 use remap_core::op::{Buffer, DeviceId, Fault, Op, OpId, OpKind, Request, RequestId, RequestKind};
 use remap_core::recovery::Recovered;
 use remap_core::units::{Extent, SECTOR_SIZE};
-use remap_io::{Buf, BufSlice, Device, DeviceOp, IoKind, IoQueue, Watch};
+use remap_io::{Audience, Buf, BufSlice, Device, DeviceOp, IoKind, IoQueue, Watch};
 
 use crate::clock::Clock;
 use crate::front::{ByteRange, FrontError};
@@ -77,7 +77,10 @@ pub(crate) fn run(
     live: &Sender<Result<(), StartError>>,
 ) {
     let io = match IoQueue::open(shared.io, DEPTH) {
-        Ok(io) => io,
+        Ok(mut io) => {
+            io.hears_of_failed_flushes(Audience::Owner);
+            io
+        }
         Err(error) => {
             shared.owner.close();
             // Nobody waits any more if this fails.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use remap_core::op::{DeviceId, Fault, RequestKind};
 use remap_core::units::{Block, Extent, SECTOR_SIZE, Sector, Slot};
 use remap_core::view::Placement;
-use remap_io::{Buf, Device, DeviceOp, IoKind, IoQueue, Watch};
+use remap_io::{Audience, Buf, Device, DeviceOp, IoKind, IoQueue, Watch};
 
 use crate::front::{ByteRange, FrontCompletion, FrontError, FrontRequest, Interest, Queue};
 use crate::grace::{Outstanding, Presence};
@@ -103,7 +103,8 @@ pub struct VolumeQueue {
 
 impl VolumeQueue {
     pub(crate) fn open(shared: &Arc<Shared>) -> std::io::Result<Self> {
-        let io = IoQueue::open(shared.io, DEPTH)?;
+        let mut io = IoQueue::open(shared.io, DEPTH)?;
+        io.hears_of_failed_flushes(Audience::Clients);
         let mail = Arc::new(QueueMail {
             mail: Mailbox::open()?,
             presence: Presence::idle(),

@@ -89,7 +89,8 @@ fn a_checksum_that_holds_by_accident_gives_no_other_table() {
         // Behind magic and checksum, mostly where there are fields.
         let at = 12 + if rng.chance(4, 5) { rng.index(200) } else { rng.index(PAGE_SIZE - 12) };
         let before = bytes[at];
-        bytes[at] = rng.pick(&[before.wrapping_add(1), before ^ 0x80, 0, 0xff, rng.below(256) as u8]);
+        let any = rng.below(256) as u8;
+        bytes[at] = rng.pick(&[before.wrapping_add(1), before ^ 0x80, 0, 0xff, any]);
         seal(bytes);
         let what = format!("copy {copy}, page {page}, byte {at}: {before} -> {}", bytes[at]);
         match image.recover() {

@@ -24,7 +24,8 @@ pub use op::{DeviceOp, IoBackend, IoKind, Watch};
 pub use wake::Wake;
 
 use crate::drill::Act as DrillAct;
-use crate::{Buf, BufSlice};
+use crate::flushes::{self, Audience};
+use crate::{Buf, BufSlice, Device};
 use entry::{Entry, Place, Verdict};
 
 /// Bytes of zeroes that one write of the fall-back zeroing sends.
@@ -94,6 +95,9 @@ pub struct IoQueue {
     /// When deadlines and delays are to be looked at next; never later than the earliest of them.
     alarm: Option<Instant>,
     zeroes: BufSlice,
+    /// For whom it flushes, since how many failures; and up to which one it has heard of those of which device.
+    audience: Option<(Audience, u64)>,
+    heard: Vec<(Device, u64)>,
     /// A ring belongs to the thread that made it.
     one_thread: PhantomData<*mut ()>,
 }
@@ -127,8 +131,15 @@ impl IoQueue {
             in_kernel: 0,
             alarm: None,
             zeroes: zeroes()?,
+            audience: None,
+            heard: Vec::new(),
             one_thread: PhantomData,
         })
+    }
+
+    /// From now on a flush fails if another one of the same device, of any queue, failed since this queue last said so.
+    pub fn hears_of_failed_flushes(&mut self, audience: Audience) {
+        self.audience = Some((audience, flushes::failures()));
     }
 
     /// The back end in use, never [`IoBackend::Auto`].
@@ -290,7 +301,32 @@ impl IoQueue {
                 _ => {}
             }
         }
+        let outcome = self.flush_judged(entry.op.kind, &entry.op.device, outcome);
         self.ready.push_back((entry.tag, outcome));
+    }
+
+    /// What is answered to a flush that ended so (and to anything else: just that).
+    fn flush_judged(
+        &mut self,
+        kind: IoKind,
+        device: &Device,
+        outcome: Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        if kind != IoKind::Flush {
+            return outcome;
+        }
+        let failures = device.failed_flushes();
+        if let Err(fault) = outcome {
+            failures.add(fault);
+        }
+        let Some((audience, opened)) = self.audience else { return outcome };
+        let known = self.heard.iter().position(|(other, _)| other.is(device));
+        let at = known.unwrap_or_else(|| {
+            self.heard.push((device.clone(), failures.known_at(audience, opened)));
+            self.heard.len() - 1
+        });
+        let owed = failures.owed(audience, &mut self.heard[at].1);
+        outcome.and(owed.map_or(Ok(()), Err))
     }
 
     /// Takes what the kernel has finished.
@@ -310,6 +346,9 @@ impl IoQueue {
         let verdict = entry.judge(result);
         if matches!(entry.place, Place::Zombie(_)) {
             // Answered long ago. What is left undone stays undone; the range and the memory are free again.
+            if let (IoKind::Flush, Verdict::Over(Err(fault))) = (entry.op.kind, verdict) {
+                entry.op.device.failed_flushes().add(fault);
+            }
             self.slots[index(slot)] = None;
             self.free.push(slot);
             return;
@@ -361,8 +400,10 @@ impl IoQueue {
             if !backend.cancel(slot) {
                 let zombie = entry.op.device.graveyard().bury(entry.range(), entry.op.kind.changes());
                 entry.place = Place::Zombie(zombie);
+                let (tag, kind, device) = (entry.tag, entry.op.kind, entry.op.device.clone());
+                let outcome = self.flush_judged(kind, &device, Err(Fault::Timeout));
                 self.unanswered -= 1;
-                self.ready.push_back((entry.tag, Err(Fault::Timeout)));
+                self.ready.push_back((tag, outcome));
                 return;
             }
         } else if matches!(entry.place, Place::Waiting) {

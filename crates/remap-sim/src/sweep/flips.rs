@@ -153,9 +153,9 @@ impl Flips<'_> {
             let counting = self.counting_pages(first);
             let page = if rng.chance(3, 4) { rng.pick(&counting) } else { rng.index(bits / PAGE_BITS) };
             let bit = page * PAGE_BITS + rng.index(PAGE_BITS);
-            [first, second].map(|copy| self.flip(copy, bit));
+            [first, second].into_iter().for_each(|copy| self.flip(copy, bit));
             let found = self.image.recover();
-            [first, second].map(|copy| self.flip(copy, bit));
+            [first, second].into_iter().for_each(|copy| self.flip(copy, bit));
             self.tally.pairs += 1;
             let outcome = match found {
                 Ok(found) => self.same(found.generation, &table_of(&found), self.now),
