@@ -132,7 +132,9 @@ fn to_other(args: &ReleaseArgs, to: &Path) -> anyhow::Result<ExitCode> {
     let made = if blank { Some(files::Made::create(to, size)?) } else { None };
     let dest = open_dest(args, to, size)?;
     // From here on it holds something.
-    made.map(files::Made::keep);
+    if let Some(made) = made {
+        made.keep();
+    }
     say_lost(&volume.lost()?, "are lost; they become zeroes on the destination");
     let bar = bar(size, "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
     let copied = out::copy_out(&volume, &dest, blank, &|done| bar.set_position(done))?;

@@ -24,7 +24,11 @@ fn moment(spares: usize) -> Moment {
     moments(world, &changes).expect("an undisturbed life").pop().expect("a last moment")
 }
 
-fn must_be_the_same(found: Result<remap_core::recovery::Recovered, RecoveryError>, truth: &Moment, what: &str) {
+fn must_be_the_same(
+    found: Result<remap_core::recovery::Recovered, RecoveryError>,
+    truth: &Moment,
+    what: &str,
+) {
     let found = found.unwrap_or_else(|error| panic!("{what}: refused: {error}"));
     assert_eq!(found.generation, truth.generation, "{what}");
     assert_eq!(table_of(&found), truth.table, "{what}");
@@ -95,7 +99,11 @@ fn a_checksum_that_holds_by_accident_gives_no_other_table() {
         let what = format!("copy {copy}, page {page}, byte {at}: {before} -> {}", bytes[at]);
         match image.recover() {
             Ok(found) => {
-                assert_eq!((found.generation, table_of(&found)), (truth.generation, truth.table.clone()), "{what}");
+                assert_eq!(
+                    (found.generation, table_of(&found)),
+                    (truth.generation, truth.table.clone()),
+                    "{what}"
+                );
                 same += 1;
             }
             Err(_) => refused += 1,
@@ -136,7 +144,8 @@ fn a_table_that_cannot_be_is_refused() {
             let page = |n: usize| n * PAGE_SIZE..(n + 1) * PAGE_SIZE;
             let superblocks = [0, 1].map(|n| Superblock::decode(&image.copy(copy)[page(n)]).ok());
             let newest = superblocks.into_iter().flatten().max_by_key(|s| s.generation).expect("whole");
-            let header = PageHeader { volume: newest.volume_tag(), copy, index: 0, generation: newest.generation };
+            let header =
+                PageHeader { volume: newest.volume_tag(), copy, index: 0, generation: newest.generation };
             let at = image.shape().page_at(newest.area, 0) as usize;
             CheckpointPage::encode(&header, &entries, &mut image.copy_mut(copy)[at..at + PAGE_SIZE]);
         }

@@ -81,7 +81,7 @@ fn inputs_that_may_not_be_read() {
     let secret = world.bench.path("secret");
     std::fs::copy(world.bench.path("spare"), &secret).expect("a copy");
     world.note();
-    std::fs::set_permissions(&secret, Permissions::from_mode(0)).expect("forbidden");
+    std::fs::set_permissions(&secret, Permissions::from_mode(0o000)).expect("forbidden");
     each(|tool, input| {
         let mut command = std::process::Command::new("timeout");
         command.arg("120").arg(&program).args(tool.line(Some((input, "secret"))));

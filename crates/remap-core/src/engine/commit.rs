@@ -14,7 +14,7 @@ use remap_format::{COPIES, Entry, EntryState, MAX_RECORD_EDITS, PAGE_SIZE, Recor
 use super::checkpoint::{Checkpoint, Phase as CheckpointPhase};
 use super::job::JobKind;
 use super::ops::{CommitPart, Purpose};
-use super::spares::{Change, Former, Relayout, Strays};
+use super::spares::{Change, Former, Relayout, Strays, as_array};
 use super::step::MAX_JOB_EDITS;
 use super::{COMMIT_RETRY_NS, Engine, MAX_JOBS, MIN_COPIES, Notice, RequestError};
 use crate::canary::Canary;
@@ -174,7 +174,7 @@ impl Commit {
             changing: None,
             moving: 0,
             former: None,
-            leaving: recovered.strays.iter().copied().collect(),
+            leaving: as_array(&recovered.strays),
             strays: Strays::new(),
             wiping: 0,
         })

@@ -81,6 +81,13 @@ pub(super) fn label_write(bytes: Vec<u8>) -> (Extent, OpKind) {
     (extent, OpKind::Write { from: Buffer::Owned(bytes), fua: true })
 }
 
+/// The same values; there are never more than there is room for.
+pub(super) fn as_array<T: Copy, const MOST: usize>(values: &[T]) -> ArrayVec<T, MOST> {
+    let mut array = ArrayVec::new();
+    values.iter().take(MOST).for_each(|value| array.push(*value));
+    array
+}
+
 /// How many copies live on a spare.
 fn copies_on(homes: &[CopyHome; COPIES as usize], spare: u8) -> usize {
     homes.iter().filter(|home| home.spare == spare).count()
@@ -269,7 +276,7 @@ impl Engine {
 
     /// The volume's spares with this one in its place, which may be the next one.
     fn spares_with(&self, index: u8, record: SpareRecord) -> Spares {
-        let mut spares: Spares = self.volume.spares.iter().copied().collect();
+        let mut spares: Spares = as_array(&self.volume.spares);
         match spares.get_mut(usize::from(index)) {
             Some(place) => *place = record,
             None => spares.push(record),
@@ -372,7 +379,7 @@ impl Engine {
     pub(super) fn relayout(&mut self) {
         let Some(relayout) = self.commit.relayout.take() else { return };
         self.commit.former = Some(Former {
-            spares: self.volume.spares.iter().copied().collect(),
+            spares: as_array(&self.volume.spares),
             homes: self.volume.homes,
             shape: self.commit.shape,
             areas: self.commit.areas,

@@ -344,7 +344,9 @@ fn churn() -> Steps {
 
 /// Every second block of one sector moves until the checkpoint has no room for another entry; then some go home.
 fn table_full() -> Steps {
-    let every_second = |from: u64| (0..40).map(move |n| Act::Command(Command::Remap(extent(from + 2 * n, 1), Cause::Manual)));
+    let every_second = |from: u64| {
+        (0..40).map(move |n| Act::Command(Command::Remap(extent(from + 2 * n, 1), Cause::Manual)))
+    };
     vec![
         every_second(0).collect(),
         every_second(80).collect(),

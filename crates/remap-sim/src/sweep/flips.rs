@@ -74,8 +74,8 @@ const NOW: usize = CHANGES.len() - 1;
 /// The first finding.
 pub fn sweep(scenario: &Scenario, bounds: &Bounds) -> Result<Tally, Finding> {
     let finding = |place: String| move |violation| Finding { place, violation };
-    let moments = moments(World::create(scenario.clone()), &CHANGES)
-        .map_err(finding("an undisturbed life".into()))?;
+    let moments =
+        moments(World::create(scenario.clone()), &CHANGES).map_err(finding("an undisturbed life".into()))?;
     let mut flips = Flips {
         image: moments[NOW].image.clone(),
         now: &moments[NOW],
@@ -198,6 +198,7 @@ impl Flips<'_> {
             return Ok(());
         }
         let expected = as_in.generation;
-        Err(Rule::C8.broken(format!("generation {generation} where it was {expected}, or another table: {table:?}")))
+        Err(Rule::C8
+            .broken(format!("generation {generation} where it was {expected}, or another table: {table:?}")))
     }
 }
