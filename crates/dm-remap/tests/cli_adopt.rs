@@ -117,7 +117,7 @@ fn a_rehearsal_writes_nothing() {
     let bench = Bench::create();
     bench.disk("main", 1 << 20);
     let spare = bench.disk("spare", 2 << 20);
-    let said = bench.run(&["adopt", "main", "--spare", "spare", "--dry-run"]).done();
+    let said = bench.run(&["adopt", "main", "--spare", "spare", "--force", "--dry-run"]).done();
     assert!(said.out.contains("can be adopted") && said.out.contains("slots"), "{said:?}");
     assert!(bench.bytes("spare") == spare, "it was written to");
     bench.run(&["adopt", "main", "--spare", "other", "--create-spare", "1M", "--dry-run"]).done();
@@ -149,7 +149,7 @@ fn slices_of_one_file_can_be_spares() {
     bench
         .run(&["adopt", "main", "--spare", one, "--spare", "pool@2M"])
         .refused(4, &["must not share a byte"]);
-    bench.run(&["adopt", "main", "--spare", one, "--spare", two]).done();
+    bench.run(&["adopt", "main", "--spare", one, "--spare", two, "--force"]).done();
     let after = bench.bytes("pool");
     for outside in [0..1 << 20, 3 << 20..4 << 20, 6 << 20..8 << 20] {
         assert!(before[outside.clone()] == after[outside.clone()], "{outside:?} was written to");

@@ -106,7 +106,7 @@ fn a_spare_joins_and_the_first_one_leaves() {
     assert!(text.contains("spare.img has left the volume (32 blocks moved off it)"), "{text}");
     assert_same(&read_all(&server.uri()), &expected, "with one spare again");
     // It is free: it can join again, with another number.
-    let text = message(&lab, &["add-spare", "spare.img"]).ok();
+    let text = message(&lab, &["add-spare", "spare.img", "force"]).ok();
     assert!(text.contains("is spare 2 now"), "{text}");
     message(&lab, &["retire-spare", "2"]).ok();
     server.stop();

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use remap_core::op::Fault;
@@ -61,6 +61,16 @@ pub struct Device {
     shared: Arc<Shared>,
     drills: Option<Arc<[Arc<Drill>]>>,
     deadline: Duration,
+}
+
+/// Tells a device from others without keeping it open.
+#[derive(Debug)]
+pub(crate) struct DeviceKey(Weak<Shared>);
+
+impl DeviceKey {
+    pub(crate) fn names(&self, device: &Device) -> bool {
+        core::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&device.shared))
+    }
 }
 
 impl Device {
@@ -274,13 +284,12 @@ impl Device {
     }
 
     /// Flushes of it that failed.
-    pub(crate) fn failed_flushes(&self) -> &FailedFlushes {
-        &self.shared.failed_flushes
+    pub(crate) fn key(&self) -> DeviceKey {
+        DeviceKey(Arc::downgrade(&self.shared))
     }
 
-    /// Are the two one opened device?
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
+    pub(crate) fn failed_flushes(&self) -> &FailedFlushes {
+        &self.shared.failed_flushes
     }
 
     /// May this way of zeroing be tried?

@@ -124,11 +124,12 @@ fn a_table_that_cannot_be_is_refused() {
         image
     };
     let table = truth.image.recover().map(|r| table_of(&r)).expect("the checkpoint");
-    let broken: [(&str, fn(&mut Vec<Entry>)); 7] = [
+    type Damage = fn(&mut Vec<Entry>);
+    let broken: [(&str, Damage); 7] = [
         ("two entries of one block", |t| t[1].block = t[0].block),
         ("out of order", |t| t.swap(0, 1)),
         ("two entries with one slot", |t| t[1].slot = t[0].slot),
-        ("behind the end of the main device", |t| t[2].block = 1 << 30),
+        ("behind the end of the main device", |t| t[1].block = 1 << 30),
         ("a slot that does not exist", |t| t[0].slot = 1 << 40),
         // The first copy begins at the spare's first byte.
         ("a slot under metadata", |t| t[0].slot = 0),

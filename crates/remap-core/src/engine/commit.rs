@@ -239,25 +239,6 @@ impl Commit {
         1 - self.areas.get(usize::from(copy)).copied().unwrap_or(1)
     }
 
-    /// What lies there is nobody's once the checkpoint under way is durable. (More than there is room for cannot be: recovery finds
-    /// a superblock at each anchor at most.)
-    pub(super) fn leaves(&mut self, spare: u8, start: u64) {
-        if !self.leaving.contains(&(spare, start)) {
-            let _ = self.leaving.try_push((spare, start));
-        }
-    }
-
-    /// The copy has a home in which nothing of it lies yet.
-    pub(super) fn moved_home(&mut self, copy: u8) {
-        let index = usize::from(copy);
-        if let (Some(area), Some(next)) = (self.areas.get_mut(index), self.next_superblock.get_mut(index)) {
-            (*area, *next) = (1, 0);
-        }
-        self.fenced &= !(1 << copy);
-        self.in_step &= !(1 << copy);
-        self.moving |= 1 << copy;
-    }
-
     /// Is a checkpoint under way, and where is it?
     pub(super) fn checkpoint_phase(&self) -> Option<CheckpointPhase> {
         match &self.phase {

@@ -14,7 +14,7 @@ use remap_format::{
 
 use super::checkpoint::encode_pages;
 use super::command::Running;
-use super::commit::CopySet;
+use super::commit::{Commit, CopySet};
 use super::job::JobKind;
 use super::ops::Purpose;
 use super::{Engine, Notice, RequestError};
@@ -143,6 +143,27 @@ fn rehouse(
         *homes.get_mut(usize::from(copy))? = home;
     }
     Some(())
+}
+
+impl Commit {
+    /// What lies there is nobody's once the checkpoint under way is durable. (More than there is room for cannot be: recovery finds
+    /// a superblock at each anchor at most.)
+    pub(super) fn leaves(&mut self, spare: u8, start: u64) {
+        if !self.leaving.contains(&(spare, start)) {
+            let _ = self.leaving.try_push((spare, start));
+        }
+    }
+
+    /// The copy has a home in which nothing of it lies yet.
+    pub(super) fn moved_home(&mut self, copy: u8) {
+        let index = usize::from(copy);
+        if let (Some(area), Some(next)) = (self.areas.get_mut(index), self.next_superblock.get_mut(index)) {
+            (*area, *next) = (1, 0);
+        }
+        self.fenced &= !(1 << copy);
+        self.in_step &= !(1 << copy);
+        self.moving |= 1 << copy;
+    }
 }
 
 impl Engine {

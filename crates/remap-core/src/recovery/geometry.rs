@@ -35,8 +35,8 @@ pub(super) fn check(
     Ok(())
 }
 
-#[cfg(test)]
 #[allow(clippy::indexing_slicing)]
+#[cfg(test)]
 mod tests {
     use super::*;
     use remap_format::{CopyRole, MainIdentity, Policy, SpareRecord, SuperblockFlags};

@@ -346,15 +346,18 @@ impl<'r> Session<'r> {
         })
     }
 
-    /// Can the place where the journal ends be read in any copy? If in none, there may be a record.
+    /// Is it known that no record lies where the journal ends? It is if a copy shows that place; or if a whole copy is still of the
+    /// checkpoint before: then this one was not complete, and no record can extend it.
     fn end_is_seen(&mut self, windows: &mut [Window], position: u32, generation: u64) -> bool {
-        windows.iter_mut().enumerate().any(|(copy, window)| {
-            self.members.get(copy).copied().unwrap_or(false)
-                && !matches!(
-                    self.decode_record(copy, window, position, generation),
-                    Err((Flaw::Unreadable(_), _))
-                )
-        })
+        let behind = self.copies.iter().any(|copy| matches!(copy.flaw, Some((Flaw::Stale, _))));
+        behind && position == 0
+            || windows.iter_mut().enumerate().any(|(copy, window)| {
+                self.members.get(copy).copied().unwrap_or(false)
+                    && !matches!(
+                        self.decode_record(copy, window, position, generation),
+                        Err((Flaw::Unreadable(_), _))
+                    )
+            })
     }
 
     /// A whole record *behind* the end of the journal proves that the end is a hole in every copy.

@@ -23,6 +23,7 @@ use rustix::io::Errno;
 pub use op::{DeviceOp, IoBackend, IoKind, Watch};
 pub use wake::Wake;
 
+use crate::device::DeviceKey;
 use crate::drill::Act as DrillAct;
 use crate::flushes::{self, Audience};
 use crate::{Buf, BufSlice, Device};
@@ -97,7 +98,7 @@ pub struct IoQueue {
     zeroes: BufSlice,
     /// For whom it flushes, since how many failures; and up to which one it has heard of those of which device.
     audience: Option<(Audience, u64)>,
-    heard: Vec<(Device, u64)>,
+    heard: Vec<(DeviceKey, u64)>,
     /// A ring belongs to the thread that made it.
     one_thread: PhantomData<*mut ()>,
 }
@@ -320,9 +321,9 @@ impl IoQueue {
             failures.add(fault);
         }
         let Some((audience, opened)) = self.audience else { return outcome };
-        let known = self.heard.iter().position(|(other, _)| other.is(device));
+        let known = self.heard.iter().position(|(other, _)| other.names(device));
         let at = known.unwrap_or_else(|| {
-            self.heard.push((device.clone(), failures.known_at(audience, opened)));
+            self.heard.push((device.key(), failures.known_at(audience, opened)));
             self.heard.len() - 1
         });
         let owed = failures.owed(audience, &mut self.heard[at].1);
