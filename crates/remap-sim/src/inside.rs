@@ -1,6 +1,6 @@
 //! Is this thread in the core now? An allocator that refuses memory on purpose must know: only the core's memory is in question.
 //!
-//! Invariant: between [`core`] and what it calls back ([`outside`]) the answer is exact, also when either unwinds.
+//! Invariant: between [`core()`] and what it calls back ([`outside`]) the answer is exact, also when either unwinds.
 
 use core::cell::Cell;
 

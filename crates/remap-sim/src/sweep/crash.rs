@@ -1,7 +1,7 @@
 //! A script with the power cut at each of its device operations, and every persisted state that the cut can leave.
 //!
 //! Invariant: where a cut leaves at most [`Bounds::states`] states, all are looked at; where it leaves more, those of
-//! [`Bounds::chosen`]. States that cannot be told apart by what comes after are looked at once.
+//! `Bounds`. States that cannot be told apart by what comes after are looked at once.
 
 use std::collections::HashSet;
 

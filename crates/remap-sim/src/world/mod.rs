@@ -1,6 +1,6 @@
 //! The world: one engine, its fast lane, its devices and its clients, driven by the seed.
 //!
-//! Invariant: everything happens in [`World::step`], one event after another; after each event the engine's operations and
+//! Invariant: everything happens in `World::step`, one event after another; after each event the engine's operations and
 //! events are taken, and what they show is checked.
 
 mod beyond;
