@@ -346,20 +346,6 @@ impl<'r> Session<'r> {
         })
     }
 
-    /// Is it known that no record lies where the journal ends? It is if a copy shows that place; or if a whole copy is still of the
-    /// checkpoint before: then this one was not complete, and no record can extend it.
-    fn end_is_seen(&mut self, windows: &mut [Window], position: u32, generation: u64) -> bool {
-        let behind = self.copies.iter().any(|copy| matches!(copy.flaw, Some((Flaw::Stale, _))));
-        behind && position == 0
-            || windows.iter_mut().enumerate().any(|(copy, window)| {
-                self.members.get(copy).copied().unwrap_or(false)
-                    && !matches!(
-                        self.decode_record(copy, window, position, generation),
-                        Err((Flaw::Unreadable(_), _))
-                    )
-            })
-    }
-
     /// A whole record *behind* the end of the journal proves that the end is a hole in every copy.
     fn refuse_hole(&mut self, windows: &mut [Window], end: &Replay) -> Result<(), RecoveryError> {
         let missing = end.generation.wrapping_add(1);
@@ -367,9 +353,6 @@ impl<'r> Session<'r> {
             return Ok(());
         }
         let last = end.position.saturating_add(LOOK_AHEAD).min(self.shape.journal_pages);
-        if end.position < last && !self.end_is_seen(windows, end.position, missing) {
-            return Err(RecoveryError::JournalHole { generation: missing });
-        }
         for position in end.position..last {
             for (copy, window) in windows.iter_mut().enumerate() {
                 if !self.members.get(copy).copied().unwrap_or(false) {
