@@ -54,9 +54,9 @@ pub(crate) struct FuzzArgs {
 }
 
 impl FuzzArgs {
-    /// What a lane runs: everything in the tree, then a short search with every target.
-    pub(crate) fn short() -> Self {
-        Self { target: Vec::new(), seconds: 5, runs: None, replay: false, minimise: false }
+    /// What a lane runs: everything that is in the tree.
+    pub(crate) fn in_tree() -> Self {
+        Self { target: Vec::new(), seconds: 5, runs: None, replay: true, minimise: false }
     }
 }
 

@@ -50,7 +50,7 @@ const LANES: &[Lane] = &[
     Lane { name: "canaries", about: "the simulator finds broken cores", run: canaries },
     Lane { name: "simulator", about: "a fixed set of seeds", run: simulator },
     Lane { name: "sweeps", about: "all that can go wrong in short scripted lives", run: sweeps },
-    Lane { name: "fuzz", about: "every fuzz target: what is in the tree, then a short search", run: fuzzing },
+    Lane { name: "fuzz", about: "every fuzz target on the inputs in the tree", run: fuzzing },
     Lane {
         name: "clients",
         about: "nbdinfo, nbdcopy, libnbd, qemu-img, qemu-io, fio, nbdkit",
@@ -292,7 +292,7 @@ fn sweeps(stage: &Stage<'_>) -> Result<Verdict> {
 }
 
 fn fuzzing(stage: &Stage<'_>) -> Result<Verdict> {
-    let (good, executions) = fuzz::run(stage.root, &fuzz::FuzzArgs::short())?;
+    let (good, executions) = fuzz::run(stage.root, &fuzz::FuzzArgs::in_tree())?;
     Ok(Verdict { good, note: format!("{executions} executions"), tally: Tally::default() })
 }
 
