@@ -128,7 +128,7 @@ impl SparePool {
     /// (slot ranges) are never handed out.
     ///
     /// # Errors
-    /// [`NoMemory`].
+    /// [`NoMemory`], also when there was none for a spare before it: slots are named by their spare's number.
     pub fn add_spare(&mut self, index: u8, slots: u64, metadata: &[(u64, u64)]) -> Result<(), NoMemory> {
         let chunks = usize::try_from(slots.div_ceil(CHUNK_SLOTS)).map_err(|_| NoMemory)?;
         let mut taken = memory::list(chunks)?;
@@ -143,6 +143,9 @@ impl SparePool {
             }
         }
         spare.counts = SlotCounts { total: usable, free: usable, retired: 0 };
+        if self.spares.len() < usize::from(index) {
+            return Err(NoMemory);
+        }
         match self.spares.get_mut(usize::from(index)) {
             Some(place) => *place = spare,
             None => memory::try_push(&mut self.spares, spare)?,
@@ -298,6 +301,13 @@ mod tests {
             pool.add_spare(index, slots, metadata).expect("memory");
         }
         pool
+    }
+
+    #[test]
+    fn a_spare_is_never_put_at_anothers_number() {
+        let mut pool = pool(&[100], &[]);
+        assert_eq!(pool.add_spare(2, 100, &[]), Err(NoMemory));
+        assert_eq!(pool.counts(None).total, 100);
     }
 
     #[test]
