@@ -316,7 +316,7 @@ impl Engine {
             JobKind::Check { .. } if on_spare && bad == 0 => return self.finish_job(index, Ok(())),
             JobKind::Learn { .. } if bad == 0 => return self.finish_job(index, Ok(())),
             // A slot that cannot be read is not given back for another block.
-            JobKind::Check { .. } if on_spare => {
+            JobKind::Check { .. } | JobKind::Move { .. } if on_spare && bad != 0 => {
                 if let Some(job) = self.job(index) {
                     job.cause = Cause::SlotError;
                 }
