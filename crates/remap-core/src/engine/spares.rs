@@ -154,6 +154,14 @@ impl Commit {
         }
     }
 
+    /// Is a change of the spares asked for or under way, or what an earlier one left not erased yet?
+    fn is_changing_spares(&self) -> bool {
+        self.relayout.is_some()
+            || self.changing.is_some()
+            || self.wiping > 0
+            || !(self.leaving.is_empty() && self.strays.is_empty())
+    }
+
     /// The copy has a home in which nothing of it lies yet.
     pub(super) fn moved_home(&mut self, copy: u8) {
         let index = usize::from(copy);
@@ -228,12 +236,13 @@ impl Engine {
     }
 
     fn spare_change_begins(&mut self, at: usize, change: Change) {
-        let busy = |c: &Running| !matches!(c.stage, Stage::Waiting | Stage::Ended);
-        if self.commit.relayout.is_some() || self.commands.iter().any(busy) {
-            return;
-        }
         if self.commit.is_frozen() {
             return self.spare_change_fails(at, Fault::Unknown);
+        }
+        let busy = |c: &Running| !matches!(c.stage, Stage::Waiting | Stage::Ended);
+        // A superblock that is still to be erased may lie where a copy would move to.
+        if self.commit.is_changing_spares() || self.commands.iter().any(busy) {
+            return;
         }
         match change {
             Change::Join(spare) => self.spare_joins(at, spare),
