@@ -3,7 +3,7 @@
 //! Invariant: a device is in [`SpareDevices`] before the engine may name it, and stays until the engine has let go of it; whoever
 //! has an operation out holds the device by a clone of its own.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use remap_core::engine::{Command, CommandOutcome, RequestError};
 use remap_core::op::Fault;
@@ -18,20 +18,29 @@ use crate::volume::{Stopped, Volume};
 
 /// The devices of the spares, by their numbers in the volume.
 #[derive(Debug)]
-pub(crate) struct SpareDevices(Mutex<Vec<Option<Device>>>);
+pub(crate) struct SpareDevices {
+    devices: Mutex<Vec<Option<Device>>>,
+    /// Held by whoever changes them, from asking the engine for a number to its answer.
+    change: Mutex<()>,
+}
 
 impl SpareDevices {
     pub(crate) fn of(devices: Vec<Option<Device>>) -> Self {
-        Self(Mutex::new(devices))
+        Self { devices: Mutex::new(devices), change: Mutex::default() }
     }
 
     /// All of them, as they are now.
     pub(crate) fn snapshot(&self) -> Vec<Option<Device>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn get(&self, number: u8) -> Option<Device> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(usize::from(number)).cloned().flatten()
+        self.devices
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(usize::from(number))
+            .cloned()
+            .flatten()
     }
 
     /// Those that are there, with their numbers.
@@ -40,7 +49,7 @@ impl SpareDevices {
     }
 
     fn set(&self, number: u8, device: Option<Device>) {
-        let mut devices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         let least = usize::from(number) + 1;
         if devices.len() < least {
             devices.resize(least, None);
@@ -71,6 +80,9 @@ pub enum SpareError {
         "a volume can name {MAX_SPARES} spares, and this one has; stop and start it to use the numbers of those that left again"
     )]
     Full,
+    /// Nothing may be written.
+    #[error("the volume is served read-only")]
+    ReadOnly,
     /// Not a spare of the volume.
     #[error("the volume has no spare number {0}")]
     NoSuchSpare(u8),
@@ -130,6 +142,7 @@ impl Volume {
     /// # Errors
     /// [`SpareError`]; unless it is [`SpareError::Failed`] or [`SpareError::Prepare`], nothing was written.
     pub fn add_spare(&self, device: Device, copies: bool, force: bool) -> Result<u8, SpareError> {
+        let _change = self.change_spares()?;
         let path = device.path().display().to_string();
         check_spare(&device, self.shared.main.limits().logical_block, force)?;
         let block_size = u64::from(self.shared.volume.block_size());
@@ -165,6 +178,7 @@ impl Volume {
     /// # Errors
     /// [`SpareError`]; blocks that had moved stay where they are.
     pub fn retire_spare(&self, number: u8) -> Result<u64, SpareError> {
+        let _change = self.change_spares()?;
         self.query(move |engine| {
             let present: Vec<u8> = engine.volume().present().map(|(n, _)| n).collect();
             if !present.contains(&number) {
@@ -187,6 +201,14 @@ impl Volume {
         let moved = settled(outcome)?;
         self.let_go(number);
         Ok(moved)
+    }
+
+    /// One change at a time.
+    fn change_spares(&self) -> Result<MutexGuard<'_, ()>, SpareError> {
+        if self.shared.read_only {
+            return Err(SpareError::ReadOnly);
+        }
+        Ok(self.shared.spares.change.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn has_spare(&self, number: u8) -> Result<bool, Stopped> {
