@@ -361,8 +361,10 @@ impl Engine {
     /// being applied.
     fn begin_record(&mut self) {
         self.commit.phase = Phase::Record;
-        self.commit.trying = self.commit.in_step;
+        self.commit.trying = self.commit.in_step & !self.commit.fenced;
         self.commit.failed = 0;
+        // Fenced when this record was tried before; the flush that failed then may have lost the fence.
+        self.commit.to_fence = self.commit.in_step & self.commit.fenced;
         self.commit.fault = None;
         self.commit.starved = false;
         match self.record_bytes() {
@@ -587,7 +589,7 @@ impl Engine {
             Phase::Checkpoint(_) => self.restart_checkpoint(),
             _ => {
                 self.commit.record_failures += 1;
-                let others = self.commit.in_step != ALL_COPIES;
+                let others = self.commit.in_step & !self.commit.fenced != ALL_COPIES;
                 if self.commit.record_failures > RECORD_TRIES && others {
                     self.begin_checkpoint();
                 } else {
