@@ -138,7 +138,9 @@ fn page(bytes: &[u8], block_sectors: u32) {
 fn record(bytes: &[u8], block_sectors: u32) {
     let Ok((raw, _)) = RawRecordHeader::ref_from_prefix(bytes) else {
         let nobody = RecordHeader { volume: [0; 8], copy: 0, position: 0, checkpoint: 0, generation: 0 };
-        assert!(Record::decode(bytes, &nobody, block_sectors).is_err() && !Record::is_begun(bytes, &nobody));
+        assert!(
+            Record::decode(bytes, &nobody, block_sectors).is_err() && Record::begun(bytes, &nobody).is_none()
+        );
         return;
     };
     let header = RecordHeader {
@@ -149,7 +151,7 @@ fn record(bytes: &[u8], block_sectors: u32) {
         generation: raw.generation.get(),
     };
     let Ok(found) = Record::decode(bytes, &header, block_sectors) else { return };
-    assert!(Record::is_begun(bytes, &header), "a whole record was begun");
+    assert!(Record::begun(bytes, &header).is_some(), "a whole record was begun");
     let mut again = vec![0; Record::pages_for(found.edits.len()) * PAGE_SIZE];
     assert_eq!(again.len(), found.pages as usize * PAGE_SIZE);
     Record::encode(&header, &found.edits, &mut again);

@@ -95,6 +95,12 @@ impl<'d> Driver<'d> {
         panic!("the engine does not come to rest: {:?} {next:?} {:?}", self.engine.state(), notices.last());
     }
 
+    /// Does the page at this byte of a spare fail to be read?
+    pub fn is_blind(&self, spare: u8, at: u64) -> bool {
+        let device = self.devices.get(usize::from(spare)).copied().flatten();
+        device.is_some_and(|device| self.disks.faults.contains_key(&(device, at / PAGE_SIZE as u64)))
+    }
+
     /// The spares.
     pub fn disks(&mut self) -> &mut Disks {
         self.disks

@@ -167,6 +167,15 @@ pub fn serve(mut recovered: Recovered, disks: &mut Disks, anew: bool) {
     agree(&mut driver, false);
 }
 
+/// Is there a page of the journal that can be read in no copy? Where the journal has come to it, its end is not known.
+fn journal_has_blind_page(driver: &mut Driver<'_>) -> bool {
+    let superblock = driver.engine.volume().clone();
+    let (shape, places) = (shape_of(&superblock), copy_places(&superblock.spares, &superblock.homes));
+    (0..shape.journal_pages).any(|page| {
+        places.iter().all(|place| driver.is_blind(place.spare, place.start + shape.journal_at(page)))
+    })
+}
+
 /// What the engine says is what recovery would find now.
 fn agree(driver: &mut Driver<'_>, in_step: bool) {
     let says = Says::of(driver.engine.table().iter(), driver.engine.retired());
@@ -177,6 +186,7 @@ fn agree(driver: &mut Driver<'_>, in_step: bool) {
         Ok(again) => again,
         // A page that recovery had no need of before the journal grew.
         Err(RecoveryError::Unreachable { .. }) if !healthy => return,
+        Err(RecoveryError::JournalHole { .. }) if journal_has_blind_page(driver) => return,
         // A forged record that extends a later checkpoint lies where the journal has not come to.
         Err(RecoveryError::CheckpointLost { .. }) => return,
         Err(error) => panic!("what the engine wrote is refused: {error}"),

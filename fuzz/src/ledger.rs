@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use remap_core::recovery::{Recovered, main_blocks};
+use remap_core::recovery::{Flaw, Recovered, main_blocks};
 use remap_core::units::Slot;
 use remap_format::layout::metadata_ranges;
 use remap_format::{Entry, EntryState, PAGE_SIZE, Record, RecordHeader};
@@ -84,7 +84,7 @@ pub enum Expected {
     Table(Box<Ledger>, u64),
     /// A refusal: two copies say different things about a generation.
     Contradiction,
-    /// A refusal: a record is missing, and later ones are not.
+    /// A refusal: a record is missing, and later ones are not, or it is where no copy can be read.
     Hole,
     /// A refusal: the table that comes out cannot be.
     Impossible,
@@ -102,6 +102,14 @@ fn whole<'r>(
     })
 }
 
+/// Can the place of this record be read in no copy, so that it may be there? (Not where a copy shows that a crash cut the checkpoint
+/// short.)
+fn is_hidden(before: &Recovered, record: &Planned, read: &impl Fn(usize, u32) -> Option<Vec<u8>>) -> bool {
+    let behind = before.copies.iter().any(|copy| matches!(copy.flaw, Some((Flaw::Stale, _))));
+    let mut headers = record.headers.iter().enumerate();
+    headers.all(|(copy, header)| read(copy, header.position).is_none() && !(behind && header.position == 0))
+}
+
 /// Follows the journal. `read` gives a copy's journal from a page on, `None` if that page cannot be read.
 pub fn expect(
     before: &Recovered,
@@ -116,7 +124,7 @@ pub fn expect(
         let mut found = whole(record, block_sectors, read);
         let Some(first) = found.next() else {
             let later = left.any(|later| whole(later, block_sectors, read).next().is_some());
-            if later {
+            if later || is_hidden(before, record, read) {
                 return Expected::Hole;
             }
             break;

@@ -106,17 +106,18 @@ impl Record {
         seal(out, CRC_AT, MAGIC);
     }
 
-    /// Do the bytes begin like the record that `expected` names, whole or not? Then its write was begun.
+    /// Do the bytes begin like the record that `expected` names, whole or not? Then its write was begun; gives the pages that it
+    /// says it takes.
     #[must_use]
-    pub fn is_begun(bytes: &[u8], expected: &RecordHeader) -> bool {
-        RawRecordHeader::read_from_prefix(bytes).is_ok_and(|(raw, _)| {
-            raw.magic == MAGIC
-                && raw.volume == expected.volume
-                && raw.copy == expected.copy
-                && raw.position.get() == expected.position
-                && raw.checkpoint.get() == expected.checkpoint
-                && raw.generation.get() == expected.generation
-        })
+    pub fn begun(bytes: &[u8], expected: &RecordHeader) -> Option<u32> {
+        let (raw, _) = RawRecordHeader::read_from_prefix(bytes).ok()?;
+        let begun = raw.magic == MAGIC
+            && raw.volume == expected.volume
+            && raw.copy == expected.copy
+            && raw.position.get() == expected.position
+            && raw.checkpoint.get() == expected.checkpoint
+            && raw.generation.get() == expected.generation;
+        begun.then_some(u32::from(raw.pages))
     }
 
     /// What the bytes say of themselves, if they begin like a record: nothing of it is proved before they decode with it.

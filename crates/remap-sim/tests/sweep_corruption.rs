@@ -1,9 +1,11 @@
-//! Corruption that a checksum alone does not find.
+//! Corruption that a checksum alone does not find, and metadata that cannot be read.
 
-use remap_core::recovery::RecoveryError;
+use remap_core::op::Fault;
+use remap_core::recovery::{RecoveryError, SpareReader, recover};
 use remap_format::{COPIES, CheckpointPage, Entry, EntryState, PAGE_SIZE, PageHeader, Superblock};
 use remap_sim::rng::Rng;
 use remap_sim::script::volume_on;
+use remap_sim::sweep::failure::FAULTS;
 use remap_sim::sweep::image::{Change, Image, Moment, moments, table_of};
 use remap_sim::world::World;
 
@@ -153,6 +155,56 @@ fn a_table_that_cannot_be_is_refused() {
             assert_eq!(found.as_ref(), Ok(&table), "an order that is wrong does no harm");
         } else {
             assert!(found.is_err(), "{what}: {found:?}");
+        }
+    }
+}
+
+/// Reads an image, but for one read, or all from that one on.
+struct Failing<'i> {
+    image: &'i Image,
+    reads: u64,
+    from: u64,
+    fault: Fault,
+    lasts: bool,
+}
+
+impl SpareReader for Failing<'_> {
+    fn read(&mut self, spare: usize, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+        self.reads += 1;
+        if self.reads == self.from || (self.lasts && self.reads > self.from) {
+            into.fill(0xee);
+            return Err(self.fault);
+        }
+        self.image.read_at(spare, offset, into)
+    }
+}
+
+/// The n-th read of recovery fails, once or from then on: the same table or none, and once is survived unless the path failed.
+#[test]
+fn a_read_that_fails_while_recovering_gives_no_other_table() {
+    for spares in [1, 3] {
+        let truth = moment(spares);
+        let sizes: Vec<u64> = truth.image.spares.iter().map(|s| s.len() as u64).collect();
+        let read = |from, fault, lasts| {
+            let mut reader = Failing { image: &truth.image, reads: 0, from, fault, lasts };
+            let found = recover(&mut reader, &sizes, false);
+            (found, reader.reads)
+        };
+        let (found, reads) = read(0, Fault::Medium, false);
+        must_be_the_same(found, &truth, "undisturbed");
+        for from in 1..=reads {
+            for fault in FAULTS {
+                let what = format!("{spares} spares, read {from} fails with {fault:?}");
+                let path = matches!(fault, Fault::Transport | Fault::Gone);
+                match read(from, fault, false).0 {
+                    Err(RecoveryError::Unreachable { .. }) if path => {}
+                    found => must_be_the_same(found, &truth, &what),
+                }
+                if let (Ok(found), _) = read(from, fault, true) {
+                    assert!(!path, "{what}, and all later ones");
+                    must_be_the_same(Ok(found), &truth, &format!("{what}, and all later ones"));
+                }
+            }
         }
     }
 }

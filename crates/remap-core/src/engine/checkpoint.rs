@@ -2,7 +2,8 @@
 //!
 //! Invariant: the old checkpoint and its journal stay untouched and believable until the superblock that replaces them is
 //! durable; a superblock is written only after all that it names is durable; copies that cannot follow are fenced before
-//! the journal starts over. Which area is the other one is each copy's own affair: a copy that was left behind keeps what its
+//! the journal starts over. The journal starts over where its first page can be read: recovery takes no page that it cannot read
+//! for the journal's end. Which area is the other one is each copy's own affair: a copy that was left behind keeps what its
 //! superblock names until it has caught up. A checkpoint that failed is repeated with the same generation and the same contents.
 
 use alloc::vec::Vec;
@@ -36,6 +37,9 @@ pub(super) enum Phase {
     PagesFlush,
     Superblocks,
     SuperblocksFlush,
+    /// Copies that were out of step get an empty journal.
+    Journals,
+    JournalsFlush,
 }
 
 /// A checkpoint under way.
@@ -152,31 +156,72 @@ impl Engine {
                 checkpoint.phase = Phase::Superblocks;
                 self.begin_superblocks();
             }
-            Phase::Superblocks => {
-                if self.owe_fences() {
-                    return;
-                }
-                if self.commit.starved {
-                    return self.freeze();
-                }
-                if let Some(checkpoint) = self.commit.checkpoint() {
-                    checkpoint.phase = Phase::SuperblocksFlush;
-                }
-                self.flush_copies();
-            }
+            Phase::Superblocks => self.flush_unless_fences(Phase::SuperblocksFlush),
             Phase::SuperblocksFlush => {
-                let (generation, entries) = (checkpoint.generation, checkpoint.entries);
-                let written = self.commit.good();
-                let copies = self.commit.next_superblock.iter_mut().zip(&mut self.commit.areas).enumerate();
-                for (_, (next, area)) in copies.filter(|(copy, _)| written & (1 << copy) != 0) {
-                    *next = 1 - *next;
-                    *area = 1 - *area;
-                }
-                self.commit.fenced &= !written;
-                self.volume.generation = generation;
-                self.volume.entries = entries;
+                checkpoint.phase = Phase::Journals;
+                self.checkpoint_named();
+                self.begin_journals();
+            }
+            Phase::Journals => self.flush_unless_fences(Phase::JournalsFlush),
+            Phase::JournalsFlush => {
+                let generation = checkpoint.generation;
                 self.checkpoint_done(generation);
             }
+        }
+    }
+
+    /// Copies that could not be written are fenced first.
+    fn flush_unless_fences(&mut self, next: Phase) {
+        if self.owe_fences() {
+            return;
+        }
+        if self.commit.starved {
+            return self.freeze();
+        }
+        if let Some(checkpoint) = self.commit.checkpoint() {
+            checkpoint.phase = next;
+        }
+        self.flush_copies();
+    }
+
+    /// The superblocks that name the checkpoint are durable.
+    fn checkpoint_named(&mut self) {
+        let Some(checkpoint) = self.commit.checkpoint() else { return };
+        let (generation, entries) = (checkpoint.generation, checkpoint.entries);
+        let written = self.commit.good();
+        let copies = self.commit.next_superblock.iter_mut().zip(&mut self.commit.areas).enumerate();
+        for (_, (next, area)) in copies.filter(|(copy, _)| written & (1 << copy) != 0) {
+            *next = 1 - *next;
+            *area = 1 - *area;
+        }
+        self.commit.fenced &= !written;
+        self.volume.generation = generation;
+        self.volume.entries = entries;
+    }
+
+    /// Whether the journal of a copy that was out of step can be read is not known: its first page is written, which heals it or shows
+    /// that it cannot be. (Those in step keep what is in theirs: the table's history.)
+    fn begin_journals(&mut self) {
+        let unproven = self.commit.good() & !self.commit.in_step;
+        let mut blanks = PerCopy::new();
+        for copy in copies_of(unproven) {
+            match memory::zeroes(PAGE_SIZE) {
+                Ok(blank) => blanks.push((copy, blank)),
+                Err(NoMemory) => self.commit.starve(),
+            }
+        }
+        for (copy, blank) in blanks {
+            self.write_copy(copy, self.commit.shape.journal_at(0), blank, CommitPart::Copy(copy));
+        }
+        if self.commit.out > 0 {
+            return;
+        }
+        match self.commit.checkpoint() {
+            Some(checkpoint) if unproven == 0 => {
+                let generation = checkpoint.generation;
+                self.checkpoint_done(generation);
+            }
+            _ => self.checkpoint_advance(),
         }
     }
 

@@ -336,23 +336,46 @@ impl<'r> Session<'r> {
             generation,
         };
         let decoded = Record::decode(bytes, &expected, self.superblock.block_sectors());
-        self.unfinished |= decoded.is_err() && Record::is_begun(bytes, &expected);
+        let begun = Record::begun(bytes, &expected);
         if matches!(decoded, Err(DecodeError::Memory(_))) {
             self.reader.starve();
         }
         decoded.map_err(|error| {
+            self.unfinished |= begun.is_some();
+            // What is missing of a record that was begun may be what cannot be read.
+            if let Some(flaw) = begun.and_then(|pages| window.unreadable_in(position, pages)) {
+                return flaw;
+            }
             let start = self.copies.get(copy).map_or(0, |c| c.start);
             (Flaw::Damaged(error), start + self.shape.journal_at(position))
         })
     }
 
-    /// A whole record *behind* the end of the journal proves that the end is a hole in every copy.
+    /// Is it known that no record lies where the journal ends? It is if a copy shows that place; or if a whole copy is still of the
+    /// checkpoint before: then this one was not complete, and no record can extend it.
+    fn end_is_seen(&mut self, windows: &mut [Window], position: u32, generation: u64) -> bool {
+        let behind = self.copies.iter().any(|copy| matches!(copy.flaw, Some((Flaw::Stale, _))));
+        behind && position == 0
+            || windows.iter_mut().enumerate().any(|(copy, window)| {
+                self.members.get(copy).copied().unwrap_or(false)
+                    && !matches!(
+                        self.decode_record(copy, window, position, generation),
+                        Err((Flaw::Unreadable(_), _))
+                    )
+            })
+    }
+
+    /// A whole record *behind* the end of the journal proves that the end is a hole in every copy; if the end can be read in none, there
+    /// may be one.
     fn refuse_hole(&mut self, windows: &mut [Window], end: &Replay) -> Result<(), RecoveryError> {
         let missing = end.generation.wrapping_add(1);
         if self.reader.planted().has(Canary::HoleIgnored) {
             return Ok(());
         }
         let last = end.position.saturating_add(LOOK_AHEAD).min(self.shape.journal_pages);
+        if end.position < last && !self.end_is_seen(windows, end.position, missing) {
+            return Err(RecoveryError::JournalHole { generation: missing });
+        }
         for position in end.position..last {
             for (copy, window) in windows.iter_mut().enumerate() {
                 if !self.members.get(copy).copied().unwrap_or(false) {
@@ -418,10 +441,16 @@ impl Window {
                 }
             }
         }
-        if let Some((_, flaw)) = self.unreadable.iter().find(|(page, _)| *page == position) {
-            return Err(*flaw);
+        if let Some(flaw) = self.unreadable_in(position, 1) {
+            return Err(flaw);
         }
         Ok(self.bytes.get((position - self.first) as usize * PAGE_SIZE..).unwrap_or(&[]))
+    }
+
+    /// The first of these pages that could not be read.
+    fn unreadable_in(&self, position: u32, pages: u32) -> Option<(Flaw, u64)> {
+        let wanted = position..position.saturating_add(pages);
+        self.unreadable.iter().find(|(page, _)| wanted.contains(page)).map(|(_, flaw)| *flaw)
     }
 }
 
