@@ -35,6 +35,10 @@ pub enum Act {
     Wait(u64),
     /// The power fails and comes back; what is left of unflushed writes follows the seed.
     PowerCut,
+    /// A blank disk, so many times as large as the first spare, joins; with metadata copies?
+    Join(u64, bool),
+    /// A spare leaves.
+    Leave(u8),
     /// Between two lives these blocks are noted as lost, as an import does it.
     Import(u64, u64),
 }
@@ -129,6 +133,11 @@ impl World {
             Act::Import(block, count) => {
                 self.crash()?;
                 self.assemble_edited(&[imported(block, count, self.block_sectors())])?;
+                true
+            }
+            Act::Join(size, copies) => self.blank_spare_joins(size, copies)?,
+            Act::Leave(spare) => {
+                self.spare_leaves(spare)?;
                 true
             }
             Act::Spoil(start, sectors, bad) => self.spoil_main_at(extent(start, sectors), bad),

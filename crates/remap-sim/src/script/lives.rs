@@ -65,6 +65,10 @@ pub fn all() -> Vec<Script> {
         script("together-remap-only", REMAP_ONLY, together()),
         script("power-cuts", PLAIN, power_cuts()),
         script("churn", Shape { slots: 2, ..PLAIN }, churn()),
+        script("spare-joins", PLAIN, spare_joins(1)),
+        script("larger-spare-joins", PLAIN, spare_joins(3)),
+        script("spare-leaves", spares(2), spare_leaves()),
+        script("spare-takes-anothers-place", PLAIN, spare_takes_anothers_place()),
         script("table-full", Shape { block_shift: 9, blocks: 240, slots: 160, ..PLAIN }, table_full()),
         script("large-table", Shape { block_shift: 9, blocks: 120, slots: 80, ..PLAIN }, large_table()),
     ]
@@ -307,6 +311,44 @@ fn power_cuts() -> Steps {
         vec![Act::Request(WRITE, 4 * B, 2), Act::Command(Command::Clear(extent(2 * B, B)))],
         vec![Act::PowerCut],
         request(READ, 0, 5 * B),
+    ]
+}
+
+/// First one without copies, then one that takes some over.
+fn spare_joins(size: u64) -> Steps {
+    vec![
+        command(Command::Remap(extent(0, 2 * B), Cause::Manual)),
+        vec![Act::Join(1, false), Act::Request(DURABLE, 0, 3)],
+        vec![Act::Join(size, true)],
+        command(Command::Remap(extent(2 * B, B), Cause::Manual)),
+        request(DURABLE, 2 * B, B),
+    ]
+}
+
+/// Its blocks and its copies move, those to a spare that had none; after a restart another one gets its number.
+fn spare_leaves() -> Steps {
+    vec![
+        command(Command::Remap(extent(0, 3 * B), Cause::Manual)),
+        request(DURABLE, 0, 3 * B),
+        vec![Act::SpoilSlot(1, 3, 2, FOR_EVER)],
+        vec![Act::Join(1, false)],
+        vec![Act::Leave(0), Act::Request(WRITE, 0, 4)],
+        flush(),
+        vec![Act::PowerCut],
+        vec![Act::Join(1, true)],
+        request(DURABLE, B, 2),
+    ]
+}
+
+/// What `migrate` does.
+fn spare_takes_anothers_place() -> Steps {
+    vec![
+        command(Command::Remap(extent(0, 2 * B), Cause::Manual)),
+        request(DURABLE, 0, 2 * B),
+        vec![Act::Join(1, true)],
+        vec![Act::Leave(0)],
+        request(DURABLE, B, 2),
+        command(Command::Save),
     ]
 }
 

@@ -5,10 +5,10 @@ use remap_format::{Cause, SpareRecord, layout};
 
 use super::World;
 use super::lives::GONE;
-use crate::Checked;
 use crate::disk::SimDisk;
 use crate::inside;
 use crate::rule::Rule;
+use crate::{Checked, Violation};
 
 /// Spares in a volume, at most.
 const MOST_SPARES: usize = 6;
@@ -40,32 +40,51 @@ impl World {
 
     /// A spare joins or leaves, one at a time.
     fn begin_spare_change(&mut self) -> Checked {
-        let Some(life) = &self.life else { return Ok(()) };
         if self.changing.is_some() {
             return self.complete_any();
         }
         let present: Vec<u8> =
             (0u8..).zip(&self.volume.spares).filter(|(_, s)| s.is_present()).map(|(n, _)| n).collect();
-        let next = life.engine.next_spare();
         if present.len() > 1 && self.rng.chance(1, 2) {
             let spare = self.rng.pick(&present);
-            self.changing = Some((self.next_id + 1, None));
-            return self.begin_command(Command::RetireSpare { spare });
+            return self.spare_leaves(spare);
         }
-        let Some(spare) = next.filter(|_| present.len() < MOST_SPARES) else { return self.complete_any() };
+        if present.len() == MOST_SPARES {
+            return self.complete_any();
+        }
         let disk = self.idle_disk();
+        let copies = self.rng.chance(1, 2);
+        if self.spare_joins(disk, copies)? { Ok(()) } else { self.complete_any() }
+    }
+
+    /// Asks that a spare leaves.
+    ///
+    /// # Errors
+    /// What it showed is a violation.
+    pub fn spare_leaves(&mut self, spare: u8) -> Checked {
+        self.changing = Some((self.next_id + 1, None));
+        self.begin_command(Command::RetireSpare { spare })
+    }
+
+    /// Asks that a disk joins, with copies on it if it may have some; `false` if it is no use as a spare.
+    ///
+    /// # Errors
+    /// What it showed is a violation.
+    pub(super) fn spare_joins(&mut self, disk: usize, copies: bool) -> Result<bool, Violation> {
+        let Some(spare) = self.life.as_ref().and_then(|life| life.engine.next_spare()) else {
+            return Ok(false);
+        };
         let size = self.disks[disk].sectors() * 512;
         let uuid = (u128::from(self.id()) << 64 | u128::from(self.scenario.seed)).to_be_bytes();
         let shape = remap_core::recovery::shape_of(&self.volume);
         let planned = layout::joining_spare(uuid, size, spare, &shape, 1 << self.scenario.block_shift);
-        let Ok(record) = planned else { return self.complete_any() };
-        let Some(life) = &mut self.life else { return Ok(()) };
+        let (Ok(record), Some(life)) = (planned, &mut self.life) else { return Ok(false) };
         let places = &mut life.spare_disks;
         places.resize(places.len().max(usize::from(spare) + 1), GONE);
         places[usize::from(spare)] = disk;
         self.changing = Some((self.next_id + 1, Some(spare)));
-        let copies = self.rng.chance(1, 2);
-        self.begin_command(Command::AddSpare { spare, record, copies })
+        self.begin_command(Command::AddSpare { spare, record, copies })?;
+        Ok(true)
     }
 
     /// A disk that is no spare, wiped as a joining spare is: what is not a superblock stays on it.

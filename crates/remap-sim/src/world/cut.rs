@@ -104,9 +104,14 @@ impl World {
             Some(life) => spare_of(life),
             None => disk.checked_sub(1),
         };
-        let record = spare.and_then(|spare| self.volume.spares.get(spare));
-        let ranges = record.map(layout::metadata_ranges);
-        ranges.into_iter().flatten().map(|(start, len)| (start / 512, (start + len) / 512)).collect()
+        let Some(spare) = spare else { return Vec::new() };
+        match self.volume.spares.get(spare).filter(|record| record.is_present()) {
+            Some(record) => layout::metadata_ranges(record)
+                .map(|(start, len)| (start / 512, (start + len) / 512))
+                .collect(),
+            // It is about to join, and holds nothing else.
+            None => vec![(0, self.disks[disk].sectors())],
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::lives::disks_of;
 use super::{Life, Out, World};
 use crate::disk::{Bad, SimDisk};
 use crate::sweep::image::Image;
-use crate::{Checked, Rule};
+use crate::{Checked, Rule, Violation};
 
 /// What a script does to device operations.
 #[derive(Clone, Copy, Debug, Default)]
@@ -213,6 +213,15 @@ impl World {
         };
         let extent = Extent::new(Sector(place.start / 512 + first), sectors);
         extent.is_some_and(|extent| self.disks[disk].spoil(&extent, bad))
+    }
+
+    /// A blank disk as large as `spares` of the first spare asks to join; `false` if it is too small.
+    ///
+    /// # Errors
+    /// What it showed is a violation.
+    pub fn blank_spare_joins(&mut self, spares: u64, copies: bool) -> Result<bool, Violation> {
+        self.disks.push(SimDisk::blank(spares * self.scenario.spares[0] / 512));
+        self.spare_joins(self.disks.len() - 1, copies)
     }
 
     /// All bad sectors of a metadata copy are good again.
