@@ -7,7 +7,7 @@ use remap_core::op::RequestKind;
 use remap_core::recovery::{Recovered, RecoveryError, main_blocks, recover, shape_of};
 use remap_core::units::{Block, Extent, Sector, Slot};
 use remap_core::view::Placement;
-use remap_format::layout::{copy_places, metadata_ranges};
+use remap_format::layout::{copy_places, kept_slots, metadata_ranges};
 use remap_format::{COPIES, Cause, Entry, EntryState};
 
 use crate::disks::{Disks, Driver, START};
@@ -68,8 +68,8 @@ pub fn consistent(recovered: &Recovered, sizes: &[u64]) {
                 "{len} bytes reserved at {start} of a spare of {}",
                 spare.size
             );
-            slots.push((n, start / block_size, (start + len).div_ceil(block_size)));
         }
+        slots.extend(kept_slots(spare, block_size).into_iter().map(|(first, end)| (n, first, end)));
     }
     for place in copy_places(&superblock.spares, &superblock.homes) {
         let spare = superblock.spares[usize::from(place.spare)];

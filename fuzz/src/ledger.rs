@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use remap_core::recovery::{Flaw, Recovered, main_blocks};
 use remap_core::units::Slot;
-use remap_format::layout::metadata_ranges;
+use remap_format::layout::kept_slots;
 use remap_format::{Entry, EntryState, PAGE_SIZE, Record, RecordHeader};
 
 /// What an entry says about one block: slot (if remapped), lost mask, flags.
@@ -59,9 +59,9 @@ impl Ledger {
         let free = |slot: &u64| {
             let slot = Slot(*slot);
             let Some(spare) = superblock.spares.get(usize::from(slot.spare())) else { return false };
-            let (start, end) = (slot.index() * block_size, (slot.index() + 1) * block_size);
+            let kept = kept_slots(spare, block_size);
             slot.index() < spare.slots
-                && metadata_ranges(spare).all(|(at, len)| end <= at || at + len <= start)
+                && !kept.iter().any(|&(first, end)| (first..end).contains(&slot.index()))
         };
         slots.windows(2).all(|pair| pair[0] != pair[1])
             && slots.iter().all(free)

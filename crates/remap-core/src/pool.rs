@@ -8,9 +8,7 @@
 
 use alloc::vec::Vec;
 
-use arrayvec::ArrayVec;
-use remap_format::layout::metadata_ranges;
-use remap_format::{COPIES, Cause, Entry, EntryFlags, EntryState, NO_BLOCK, SpareRecord};
+use remap_format::{Cause, Entry, EntryFlags, EntryState, NO_BLOCK};
 
 use crate::memory::{self, NoMemory};
 use crate::units::Slot;
@@ -109,18 +107,6 @@ impl Spare {
         }
         None
     }
-}
-
-/// The slots (as ranges) that touch what is kept free for metadata on a spare.
-pub(crate) fn reserved_slots(
-    spare: &SpareRecord,
-    block_size: u64,
-) -> ArrayVec<(u64, u64), { COPIES as usize }> {
-    let mut slots = ArrayVec::new();
-    for (start, len) in metadata_ranges(spare) {
-        slots.push((start / block_size, (start + len).div_ceil(block_size)));
-    }
-    slots
 }
 
 impl SparePool {

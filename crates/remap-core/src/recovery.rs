@@ -23,7 +23,7 @@ use crate::canary::Planted;
 use crate::elect::ElectionError;
 use crate::memory::{self, NoMemory};
 use crate::op::Fault;
-use crate::pool::{ClaimError, SparePool, reserved_slots};
+use crate::pool::{ClaimError, SparePool};
 use crate::table::Table;
 use crate::units::Block;
 
@@ -337,7 +337,7 @@ pub(crate) fn empty_pool(superblock: &Superblock) -> Result<SparePool, NoMemory>
     let block_size = u64::from(superblock.block_size());
     let mut pool = SparePool::default();
     for (index, spare) in (0u8..).zip(&superblock.spares) {
-        pool.add_spare(index, spare.slots, &reserved_slots(spare, block_size))?;
+        pool.add_spare(index, spare.slots, &layout::kept_slots(spare, block_size))?;
     }
     Ok(pool)
 }

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a copy starts at an anchor, which follows from its spare's size and number of anchors alone; what is reserved
 //! behind an anchor never overlaps another's, and anchors lie as far from each other as the spare allows, so that local
-//! damage takes one copy. Which copy lives at which anchor (its home) is in the superblock, for spares come and go.
+//! damage takes one copy. Which copy lives at which anchor (its home) is in the superblock, for spares come and go. No slot lies
+//! where a superblock is looked for: nothing that a client wrote can be taken for one.
 
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
@@ -27,6 +28,9 @@ pub const JOURNAL_PAGES: RangeInclusive<u32> = MIN_JOURNAL_PAGES as u32..=MAX_JO
 
 /// Places where copies can start on one spare: those of one copy there, of two, and so on.
 const MAX_ANCHORS: usize = COPIES as usize * (COPIES as usize + 1) / 2;
+
+/// Slot ranges of a spare that hold no data, at most.
+pub const MAX_KEPT: usize = MAX_ANCHORS + COPIES as usize;
 
 /// Sizes of the parts of every copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,7 +212,14 @@ pub fn joining_spare(
         .chain(fewer)
         .map(|(anchors, pages)| record(anchors, pages))
         .find(|record| spare_fits(record, block_size))
-        .ok_or(LayoutError::TooSmall { spare, size, block_size, least: 2 * LABEL_BYTES.max(block_size) })
+        .ok_or_else(|| LayoutError::TooSmall { spare, size, block_size, least: least_joining(block_size) })
+}
+
+/// The least size in bytes of a spare that holds nothing but a label and slots.
+fn least_joining(block_size: u64) -> u64 {
+    let label = |size| SpareRecord { size, slots: size / block_size, anchors: 0, ..SpareRecord::GONE };
+    let mut sizes = (1..).map(|n| n * block_size.max(PAGE));
+    sizes.find(|&size| spare_fits(&label(size), block_size) || size > 64 << 20).unwrap_or(0)
 }
 
 /// Where copies live on these spares, in the order of the copies.
@@ -235,14 +246,36 @@ pub fn metadata_ranges(spare: &SpareRecord) -> impl Iterator<Item = (u64, u64)> 
     (0..anchors.max(1)).map(move |index| (anchor(size, index, anchors), len))
 }
 
+/// Slot ranges `(first, end)`, in order and apart, that hold no data: those that touch what is kept for metadata, or a place where
+/// superblocks are looked for.
+#[must_use]
+pub fn kept_slots(spare: &SpareRecord, block_size: u64) -> ArrayVec<(u64, u64), MAX_KEPT> {
+    let searched = search_places(spare.size).into_iter().map(|place| (place, LABEL_BYTES));
+    let mut ranges: ArrayVec<(u64, u64), MAX_KEPT> = metadata_ranges(spare).chain(searched).collect();
+    for (start, len) in &mut ranges {
+        (*start, *len) = (*start / block_size, (*start + *len).div_ceil(block_size));
+    }
+    ranges.sort_unstable();
+    let mut kept: ArrayVec<(u64, u64), MAX_KEPT> = ArrayVec::new();
+    for (first, end) in ranges {
+        match kept.last_mut() {
+            Some(last) if first <= last.1 => last.1 = last.1.max(end),
+            _ => kept.push((first, end)),
+        }
+    }
+    kept
+}
+
 /// Does what is reserved on a spare fit on it, side by side, and leave a slot?
 #[must_use]
 pub fn spare_fits(spare: &SpareRecord, block_size: u64) -> bool {
     let ranges = metadata_ranges(spare);
     let ends = ranges.clone().skip(1).map(|(start, _)| start).chain([spare.size]);
-    let apart = ranges.clone().zip(ends).all(|((start, len), end)| start + len <= end);
-    let taken: u64 = ranges.map(|(start, len)| (start + len).div_ceil(block_size) - start / block_size).sum();
-    apart && spare.size / block_size > taken
+    let apart = ranges.zip(ends).all(|((start, len), end)| start + len <= end);
+    let slots = spare.size / block_size;
+    let kept = kept_slots(spare, block_size);
+    let taken: u64 = kept.iter().map(|&(first, end)| end.min(slots).saturating_sub(first)).sum();
+    apart && slots > taken
 }
 
 /// The first spare on which a share of copies of this shape does not fit.
@@ -324,6 +357,23 @@ mod tests {
     }
 
     #[test]
+    fn no_slot_lies_where_a_superblock_is_looked_for() {
+        for size in [1u64 << 20, 5 << 20, 64 << 20, (1 << 30) + 4096] {
+            for (block_size, anchors) in [(512, 0), (512, 5), (4096, 1), (65536, 2)] {
+                let spare =
+                    SpareRecord { uuid: [1; 16], size, slots: size / block_size, anchors, reserve_pages: 12 };
+                let kept = kept_slots(&spare, block_size);
+                assert!(kept.is_sorted_by(|a, b| a.1 < b.0), "{kept:?}");
+                let inside =
+                    |at: u64| kept.iter().any(|&(first, end)| (first..end).contains(&(at / block_size)));
+                for place in search_places(size) {
+                    assert!(inside(place) && inside(place + LABEL_BYTES - 1), "{place} of {spare:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn too_small_names_a_size_that_works() {
         for block_size in [512, 4096, 65536] {
             let Err(LayoutError::TooSmall { least, .. }) = plan(&[512], block_size) else {
@@ -349,7 +399,11 @@ mod tests {
     #[test]
     fn a_spare_that_joins_takes_all_copies_if_it_can() {
         let shape = plan(&[64 << 20], 4096).expect("fits");
-        for size in [16u64 << 10, 64 << 10, 1 << 20, 64 << 20, 50 << 30] {
+        let Err(LayoutError::TooSmall { least, .. }) = joining_spare([1; 16], 8192, 1, &shape, 4096) else {
+            panic!("room for a label and no slot")
+        };
+        assert!(joining_spare([1; 16], least - 4096, 1, &shape, 4096).is_err());
+        for size in [least, 64 << 10, 1 << 20, 64 << 20, 50 << 30] {
             let joined = joining_spare([1; 16], size, 1, &shape, 4096).expect("fits");
             assert!(spare_fits(&joined, 4096), "{joined:?}");
             assert!(joined.reserve_pages >= shape.pages());
@@ -357,7 +411,6 @@ mod tests {
         }
         let large = joining_spare([1; 16], 50 << 30, 1, &shape, 4096).expect("fits");
         assert!(CopyShape::within(large.reserve_pages).is_some_and(|s| s.capacity() > 1_000_000));
-        assert!(joining_spare([1; 16], 8192, 1, &shape, 4096).is_err());
     }
 
     #[test]

@@ -20,7 +20,6 @@ use super::ops::Purpose;
 use super::{Engine, Notice, RequestError};
 use crate::memory::{self, NoMemory};
 use crate::op::{Buffer, DeviceId, Fault, OpKind};
-use crate::pool::reserved_slots;
 use crate::units::{Block, Extent, Sector, Slot};
 
 type Spares = ArrayVec<SpareRecord, MAX_SPARES>;
@@ -483,7 +482,7 @@ impl Engine {
             Some(Change::Join(spare)) => {
                 let block_size = u64::from(self.volume.block_size());
                 let record = self.volume.spares.get(usize::from(spare)).copied().unwrap_or(SpareRecord::GONE);
-                let reserved = reserved_slots(&record, block_size);
+                let reserved = layout::kept_slots(&record, block_size);
                 // Without memory for it, its slots wait for the next start.
                 if self.pool.add_spare(spare, record.slots, &reserved).is_ok() {
                     self.notice(Notice::SpareJoined { spare });

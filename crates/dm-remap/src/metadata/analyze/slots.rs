@@ -2,7 +2,7 @@
 
 use remap_core::recovery::Recovered;
 use remap_core::units::Slot;
-use remap_format::layout::metadata_ranges;
+use remap_format::layout::kept_slots;
 use remap_format::{Entry, EntryState};
 use serde::Serialize;
 use uuid::Uuid;
@@ -46,9 +46,8 @@ pub(super) fn spares(recovered: &Recovered) -> Vec<SparePart> {
         };
         let used = runs(&mut recovered.table.iter().filter(|e| e.state == EntryState::Remapped));
         let retired = runs(&mut recovered.pool.retired().iter());
-        let metadata: Vec<Run> = metadata_ranges(record)
-            .map(|(start, len)| (start / block_size, (start + len).div_ceil(block_size).min(record.slots)))
-            .collect();
+        let kept = kept_slots(record, block_size);
+        let metadata: Vec<Run> = kept.iter().map(|&(first, end)| (first, end.min(record.slots))).collect();
         let free = gaps([&used[..], &retired, &metadata].concat(), record.slots);
         let taken: Vec<Run> = [&used[..], &retired].concat();
         parts.push(SparePart {
