@@ -78,6 +78,9 @@ pub struct CopyReport {
     pub superblock_page: Option<u8>,
     /// Which checkpoint area that superblock names.
     pub area: Option<u8>,
+    /// Superblock pages (bit 0, bit 1) that begin like one and are not whole. Another one written there could, torn, make the first
+    /// one whole: such a page must be erased before.
+    pub torn: u8,
 }
 
 /// Why a volume cannot be assembled.
@@ -288,6 +291,7 @@ impl Recovered {
                 flaw: Some((Flaw::Damaged(DecodeError::Magic("superblock")), place.start)),
                 superblock_page: None,
                 area: None,
+                torn: 0,
             };
             memory::push(&mut copies, report);
         }

@@ -39,7 +39,7 @@ fn live(script: &Script) -> World {
 #[test]
 fn scripts_reach_what_they_are_for() {
     type Reached = fn(&remap_sim::world::Tally) -> bool;
-    let cases: [(&str, Reached); 18] = [
+    let cases: [(&str, Reached); 19] = [
         ("write-on-bad", |t| t.remaps == 1),
         ("write-on-bad-remap-only", |t| t.remaps == 1),
         ("partial-write", |t| t.pendings == 2 && t.remaps > 0 && t.heals > 0),
@@ -50,6 +50,7 @@ fn scripts_reach_what_they_are_for() {
         ("slot-fails", |t| t.retired == 3),
         ("copy-fails", |t| t.copy_failures >= 2 && t.checkpoints >= 4),
         ("copies-fail-at-the-checkpoint", |t| t.copy_failures == 3),
+        ("journals-fail", |t| t.freezes == 1 && t.checkpoints == 2 && t.remaps == 2),
         ("import", |t| t.checkpoints == 3 && t.heals == 2),
         ("power-cuts", |t| t.crashes == 3 && t.remaps == 3),
         ("churn", |t| t.remaps == 12 && t.clears == 12 && t.checkpoints > 2),

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use remap_format::layout::LABEL_BYTES;
 use remap_format::{
-    CheckpointPage, CopyRole, Entry, MAX_SPARES, PAGE_ENTRIES, PAGE_SIZE, PageHeader, Superblock,
+    COPIES, CheckpointPage, CopyRole, Entry, MAX_SPARES, PAGE_ENTRIES, PAGE_SIZE, PageHeader, Superblock,
     SuperblockFlags,
 };
 
@@ -73,17 +73,26 @@ impl Engine {
         self.commit.to_fence = 0;
         self.commit.fault = None;
         self.commit.starved = false;
-        self.write_homes();
+        self.prepare_homes();
         self.checkpoint_advance();
     }
 
     /// Labels where copies are to live from now on, so that homes which take no superblock are known before one of them is named. Only
-    /// in the first page: in the other one may be what the spare is recognised by.
-    fn write_homes(&mut self) {
+    /// in the first page: in the other one may be what the spare is recognised by. Elsewhere, the remains of superblocks are erased.
+    fn prepare_homes(&mut self) {
         for copy in copies_of(self.commit.moving) {
             match self.label_page(self.commit.place(copy).spare) {
                 Ok(bytes) => self.write_copy(copy, 0, bytes, CommitPart::Copy(copy)),
                 Err(NoMemory) => self.commit.starve(),
+            }
+        }
+        for (copy, torn) in (0..COPIES).zip(self.commit.torn) {
+            for page in (0..2).filter(|page| torn & (1 << page) != 0) {
+                let offset = self.commit.shape.superblock_at(page);
+                match memory::zeroes(PAGE_SIZE) {
+                    Ok(blank) => self.write_copy(copy, offset, blank, CommitPart::Copy(copy)),
+                    Err(NoMemory) => self.commit.starve(),
+                }
             }
         }
     }
@@ -117,7 +126,7 @@ impl Engine {
         self.commit.to_fence = 0;
         self.commit.fault = None;
         self.commit.starved = false;
-        self.write_homes();
+        self.prepare_homes();
         self.checkpoint_advance();
     }
 
@@ -283,6 +292,10 @@ impl Engine {
         // From here on a copy may name the new homes.
         self.commit.former = None;
         self.commit.moving = 0;
+        let good = self.commit.good();
+        for (_, torn) in self.commit.torn.iter_mut().enumerate().filter(|(copy, _)| good & (1 << copy) != 0) {
+            *torn = 0;
+        }
         if self.write_superblocks().is_err() {
             self.commit.starve();
         }

@@ -92,6 +92,8 @@ pub(super) struct Commit {
     pub(super) out: u32,
     /// Which superblock page of each copy is written next.
     pub(super) next_superblock: [u8; COPIES as usize],
+    /// Superblock pages of each copy (bit 0, bit 1) with the remains of one that must be erased before another is written there.
+    pub(super) torn: [u8; COPIES as usize],
     generation: u64,
     checkpoint_generation: u64,
     position: u32,
@@ -133,8 +135,11 @@ impl Commit {
         let mut in_step = 0;
         let mut next_superblock = [0; COPIES as usize];
         let mut areas = [1; COPIES as usize];
+        let mut torn = [0; COPIES as usize];
         let mut fenced = 0;
-        for ((report, next), area) in recovered.copies.iter().zip(&mut next_superblock).zip(&mut areas) {
+        let places = next_superblock.iter_mut().zip(&mut areas).zip(&mut torn);
+        for (report, ((next, area), torn)) in recovered.copies.iter().zip(places) {
+            *torn = report.torn;
             if report.flaw.is_none() {
                 in_step |= 1 << report.copy;
             }
@@ -157,6 +162,7 @@ impl Commit {
             fault: None,
             out: 0,
             next_superblock,
+            torn,
             generation: recovered.generation,
             checkpoint_generation: superblock.generation,
             position: recovered.journal_position,
@@ -582,15 +588,14 @@ impl Engine {
         }
     }
 
-    /// Tries the same thing again, byte for byte. When the copies that are in step keep refusing a record and there are others,
-    /// a checkpoint to all of them takes its place: with a later generation, so that the record is dead whatever became of it.
+    /// Tries the same thing again, byte for byte. When copies keep refusing a record, a checkpoint to all of them takes its place, and
+    /// the journal starts over: with a later generation, so that the record is dead whatever became of it.
     fn retry_frozen(&mut self) {
         match self.commit.phase {
             Phase::Checkpoint(_) => self.restart_checkpoint(),
             _ => {
                 self.commit.record_failures += 1;
-                let others = self.commit.in_step & !self.commit.fenced != ALL_COPIES;
-                if self.commit.record_failures > RECORD_TRIES && others {
+                if self.commit.record_failures > RECORD_TRIES {
                     self.begin_checkpoint();
                 } else {
                     self.begin_record();

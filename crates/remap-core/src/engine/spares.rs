@@ -167,6 +167,9 @@ impl Commit {
         if let (Some(area), Some(next)) = (self.areas.get_mut(index), self.next_superblock.get_mut(index)) {
             (*area, *next) = (1, 0);
         }
+        if let Some(torn) = self.torn.get_mut(index) {
+            *torn = 0;
+        }
         self.fenced &= !(1 << copy);
         self.in_step &= !(1 << copy);
         self.moving |= 1 << copy;

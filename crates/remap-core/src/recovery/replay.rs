@@ -258,7 +258,7 @@ impl<'r> Session<'r> {
                 report.generation = Some(generation);
             }
         }
-        let needs_repair = self.unfinished || self.copies.iter().any(|c| c.flaw.is_some());
+        let needs_repair = self.unfinished || self.copies.iter().any(|c| c.flaw.is_some() || c.torn != 0);
         Ok(Recovered {
             superblock: self.superblock,
             devices: self.devices,

@@ -196,6 +196,7 @@ pub(super) fn read_copy_superblock(
         flaw: None,
         superblock_page: None,
         area: None,
+        torn: 0,
     };
     let mut current: Option<Superblock> = None;
     let mut flaw = None;
@@ -215,7 +216,12 @@ pub(super) fn read_copy_superblock(
                     current = Some(s);
                 }
             }
-            Err(other) => flaw = Some((other, at)),
+            Err(other) => {
+                if matches!(other, Flaw::Damaged(e) if !matches!(e, DecodeError::Magic(_))) {
+                    report.torn |= 1 << page;
+                }
+                flaw = Some((other, at));
+            }
         }
     }
     if fenced {

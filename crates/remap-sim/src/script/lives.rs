@@ -60,6 +60,7 @@ pub fn all() -> Vec<Script> {
         script("spare-full", Shape { slots: 1, ..PLAIN }, spare_full()),
         script("copy-fails", PLAIN, copy_fails()),
         script("copies-fail-at-the-checkpoint", PLAIN, copies_fail_at_the_checkpoint()),
+        script("journals-fail", PLAIN, journals_fail()),
         script("import", PLAIN, import()),
         script("together", PLAIN, together()),
         script("together-remap-only", REMAP_ONLY, together()),
@@ -247,6 +248,22 @@ fn copy_fails() -> Steps {
         command(Command::Clear(extent(0, B))),
         vec![Act::Wait(21)],
         request(READ, 0, 3 * B),
+    ]
+}
+
+/// The second page of four journals cannot be written: a checkpoint has to take the place of the record.
+fn journals_fail() -> Steps {
+    let second = 8 * 5;
+    vec![
+        (0..4).map(|copy| Act::SpoilCopy(copy, second, 8, FOR_EVER)).collect(),
+        command(Command::Remap(extent(0, B), Cause::Manual)),
+        command(Command::Remap(extent(B, B), Cause::Manual)),
+        vec![Act::Wait(1)],
+        vec![Act::Wait(1)],
+        vec![Act::Wait(1)],
+        vec![Act::Wait(1)],
+        command(Command::Remap(extent(2 * B, B), Cause::Manual)),
+        request(DURABLE, 2 * B, B),
     ]
 }
 
