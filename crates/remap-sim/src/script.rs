@@ -37,6 +37,8 @@ pub enum Act {
     PowerCut,
     /// A blank disk, so many times as large as the first spare, joins; with metadata copies?
     Join(u64, bool),
+    /// As [`Act::Join`], with copies, of a disk on which no journal can begin.
+    JoinBad(u64),
     /// A spare leaves.
     Leave(u8),
     /// Between two lives these blocks are noted as lost, as an import does it.
@@ -136,6 +138,7 @@ impl World {
                 true
             }
             Act::Join(size, copies) => self.blank_spare_joins(size, copies)?,
+            Act::JoinBad(size) => self.bad_spare_joins(size)?,
             Act::Leave(spare) => {
                 self.spare_leaves(spare)?;
                 true

@@ -39,7 +39,7 @@ fn live(script: &Script) -> World {
 #[test]
 fn scripts_reach_what_they_are_for() {
     type Reached = fn(&remap_sim::world::Tally) -> bool;
-    let cases: [(&str, Reached); 19] = [
+    let cases: [(&str, Reached); 20] = [
         ("write-on-bad", |t| t.remaps == 1),
         ("write-on-bad-remap-only", |t| t.remaps == 1),
         ("partial-write", |t| t.pendings == 2 && t.remaps > 0 && t.heals > 0),
@@ -58,6 +58,7 @@ fn scripts_reach_what_they_are_for() {
         ("larger-spare-joins", |t| t.joined == 2 && t.remaps == 3),
         ("spare-leaves", |t| t.left == 1 && t.joined == 2 && t.crashes == 1),
         ("spare-takes-anothers-place", |t| t.joined == 1 && t.left == 1),
+        ("spare-without-journals", |t| t.joined == 1 && t.left == 0 && t.remaps == 5),
         ("large-table", |t| t.remaps == 60 && t.clears == 15),
     ];
     for (name, reached) in cases {

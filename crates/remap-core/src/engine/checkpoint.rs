@@ -52,6 +52,8 @@ pub(super) struct Checkpoint {
     next_block: Block,
     next_retired: usize,
     pages_done: bool,
+    /// Copies whose journal was emptied at its beginning.
+    emptied: CopySet,
 }
 
 impl Engine {
@@ -65,6 +67,7 @@ impl Engine {
             next_block: Block(0),
             next_retired: 0,
             pages_done: false,
+            emptied: 0,
         };
         self.commit.checkpoint_wanted = false;
         self.enter_checkpoint(checkpoint);
@@ -77,8 +80,9 @@ impl Engine {
         self.checkpoint_advance();
     }
 
-    /// Labels where copies are to live from now on, so that homes which take no superblock are known before one of them is named. Only
-    /// in the first page: in the other one may be what the spare is recognised by. Elsewhere, the remains of superblocks are erased.
+    /// Labels where copies are to live from now on, and there and in fenced copies (which nobody believes) empty journals, so that homes
+    /// which take none are known before one of them is named. A label only in the first page: in the other one may be what the spare
+    /// is recognised by. Elsewhere, the remains of superblocks are erased.
     fn prepare_homes(&mut self) {
         for copy in copies_of(self.commit.moving) {
             match self.label_page(self.commit.place(copy).spare) {
@@ -86,6 +90,7 @@ impl Engine {
                 Err(NoMemory) => self.commit.starve(),
             }
         }
+        self.write_empty_journals(self.commit.moving | self.commit.fenced);
         for (copy, torn) in (0..COPIES).zip(self.commit.torn) {
             for page in (0..2).filter(|page| torn & (1 << page) != 0) {
                 let offset = self.commit.shape.superblock_at(page);
@@ -208,20 +213,26 @@ impl Engine {
         self.volume.entries = entries;
     }
 
-    /// Whether the journal of a copy that was out of step can be read is not known: its first page is written, which heals it or shows
-    /// that it cannot be. (Those in step keep what is in theirs: the table's history.)
-    fn begin_journals(&mut self) {
-        let unproven = self.commit.good() & !self.commit.in_step;
-        let mut blanks = PerCopy::new();
-        for copy in copies_of(unproven) {
+    fn write_empty_journals(&mut self, copies: CopySet) {
+        if let Some(checkpoint) = self.commit.checkpoint() {
+            checkpoint.emptied |= copies;
+        }
+        for copy in copies_of(copies) {
             match memory::zeroes(PAGE_SIZE) {
-                Ok(blank) => blanks.push((copy, blank)),
+                Ok(blank) => {
+                    self.write_copy(copy, self.commit.shape.journal_at(0), blank, CommitPart::Copy(copy));
+                }
                 Err(NoMemory) => self.commit.starve(),
             }
         }
-        for (copy, blank) in blanks {
-            self.write_copy(copy, self.commit.shape.journal_at(0), blank, CommitPart::Copy(copy));
-        }
+    }
+
+    /// Whether the journal of a copy that was out of step can be read is not known: its first page is written, which heals it or shows
+    /// that it cannot be. (Those in step keep what is in theirs: the table's history.)
+    fn begin_journals(&mut self) {
+        let emptied = self.commit.checkpoint().map_or(0, |checkpoint| checkpoint.emptied);
+        let unproven = self.commit.good() & !self.commit.in_step & !emptied;
+        self.write_empty_journals(unproven);
         if self.commit.out > 0 {
             return;
         }

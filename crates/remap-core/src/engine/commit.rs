@@ -16,7 +16,7 @@ use super::job::JobKind;
 use super::ops::{CommitPart, Purpose};
 use super::spares::{Change, Former, Relayout, Strays, as_array};
 use super::step::MAX_JOB_EDITS;
-use super::{COMMIT_RETRY_NS, Engine, MAX_JOBS, MIN_COPIES, Notice, RequestError};
+use super::{Engine, MAX_JOBS, MIN_COPIES, Notice, RequestError};
 use crate::canary::Canary;
 use crate::memory::{self, NoMemory};
 use crate::op::{Buffer, DeviceId, Fault, OpKind};
@@ -32,8 +32,6 @@ pub(super) type PerCopy = ArrayVec<(u8, Vec<u8>), { COPIES as usize }>;
 /// Pause before copies that fell behind are written anew, and how often that is tried (with twice the pause each time).
 const RESYNC_PAUSE_NS: u64 = 10_000_000_000;
 const RESYNC_TRIES: u32 = 6;
-/// Times that a record is tried before a checkpoint to all copies takes its place.
-const RECORD_TRIES: u32 = 3;
 pub(super) const ALL_COPIES: CopySet = (1 << COPIES) - 1;
 
 /// Most edits of a batch: every job's.
@@ -42,8 +40,8 @@ const _: () = assert!(MAX_BATCH_EDITS <= MAX_RECORD_EDITS, "all jobs' edits fit 
 
 /// Edits that become durable together, and the jobs that wait for them.
 #[derive(Debug)]
-struct Batch {
-    jobs: ArrayVec<usize, MAX_JOBS>,
+pub(super) struct Batch {
+    pub(super) jobs: ArrayVec<usize, MAX_JOBS>,
     edits: Vec<Entry>,
     flush: DeviceSet,
 }
@@ -62,7 +60,7 @@ impl Batch {
 }
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     Idle,
     /// Slot contents are being flushed.
     DataFlush,
@@ -77,9 +75,9 @@ enum Phase {
 /// The committer.
 #[derive(Debug)]
 pub(super) struct Commit {
-    phase: Phase,
-    staged: Batch,
-    batch: Batch,
+    pub(super) phase: Phase,
+    pub(super) staged: Batch,
+    pub(super) batch: Batch,
     pub(super) shape: CopyShape,
     pub(super) places: [CopyPlace; COPIES as usize],
     /// Copies that hold all that is durable.
@@ -106,12 +104,12 @@ pub(super) struct Commit {
     pub(super) making: bool,
     pub(super) checkpoint_wanted: bool,
     pub(super) set_flags: u32,
-    frozen_until: Option<u64>,
+    pub(super) frozen_until: Option<u64>,
     /// When copies that are out of step are to be written anew, and how often that was tried.
     resync_at: Option<u64>,
     resyncs: u32,
     /// Times that the record of the batch failed.
-    record_failures: u32,
+    pub(super) record_failures: u32,
     /// Memory was refused for a part of what the current phase has to write: when the rest has ended the whole is tried again.
     pub(super) starved: bool,
     /// What the next checkpoint changes about the spares.
@@ -365,7 +363,7 @@ impl Engine {
 
     /// Asks for all memory that the record and its edits need, then writes it: once it is durable nothing can keep its edits from
     /// being applied.
-    fn begin_record(&mut self) {
+    pub(super) fn begin_record(&mut self) {
         self.commit.phase = Phase::Record;
         self.commit.trying = self.commit.in_step & !self.commit.fenced;
         self.commit.failed = 0;
@@ -563,45 +561,6 @@ impl Engine {
             self.job_committed(job);
         }
         self.wake = true;
-    }
-
-    /// Metadata cannot be written now. What is staged keeps its blocks; clients are told at once (C6).
-    pub(super) fn freeze(&mut self) {
-        let fault = self.commit.fault.unwrap_or(Fault::Unknown);
-        let retry_at = self.now.mono_ns.saturating_add(COMMIT_RETRY_NS);
-        if self.commit.frozen_until.replace(retry_at).is_none() {
-            self.notice(Notice::Frozen { fault });
-        }
-        for jobs in [self.commit.batch.jobs.clone(), self.commit.staged.jobs.clone()] {
-            for job in jobs {
-                self.orphan_job(job);
-            }
-        }
-        self.wake = true;
-    }
-
-    pub(super) fn thaw(&mut self) {
-        self.commit.record_failures = 0;
-        if self.commit.frozen_until.take().is_some() {
-            self.notice(Notice::Thawed);
-            self.wake = true;
-        }
-    }
-
-    /// Tries the same thing again, byte for byte. When copies keep refusing a record, a checkpoint to all of them takes its place, and
-    /// the journal starts over: with a later generation, so that the record is dead whatever became of it.
-    fn retry_frozen(&mut self) {
-        match self.commit.phase {
-            Phase::Checkpoint(_) => self.restart_checkpoint(),
-            _ => {
-                self.commit.record_failures += 1;
-                if self.commit.record_failures > RECORD_TRIES {
-                    self.begin_checkpoint();
-                } else {
-                    self.begin_record();
-                }
-            }
-        }
     }
 
     pub(super) fn enter_checkpoint(&mut self, checkpoint: Checkpoint) {

@@ -13,6 +13,7 @@ mod command;
 mod commit;
 mod doubt;
 mod events;
+mod freeze;
 mod job;
 mod ops;
 mod place;

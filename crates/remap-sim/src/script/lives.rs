@@ -70,6 +70,7 @@ pub fn all() -> Vec<Script> {
         script("larger-spare-joins", PLAIN, spare_joins(3)),
         script("spare-leaves", spares(2), spare_leaves()),
         script("spare-takes-anothers-place", PLAIN, spare_takes_anothers_place()),
+        script("spare-without-journals", PLAIN, spare_without_journals()),
         script("table-full", Shape { block_shift: 9, blocks: 240, slots: 160, ..PLAIN }, table_full()),
         script("large-table", Shape { block_shift: 9, blocks: 120, slots: 80, ..PLAIN }, large_table()),
     ]
@@ -354,6 +355,17 @@ fn spare_leaves() -> Steps {
         vec![Act::PowerCut],
         vec![Act::Join(1, true)],
         request(DURABLE, B, 2),
+    ]
+}
+
+/// Some copies can move to such a spare, all of them cannot: the other spare stays.
+fn spare_without_journals() -> Steps {
+    vec![
+        command(Command::Remap(extent(0, 2 * B), Cause::Manual)),
+        vec![Act::JoinBad(1)],
+        vec![Act::Leave(0)],
+        command(Command::Remap(extent(2 * B, B), Cause::Manual)),
+        request(DURABLE, B, B),
     ]
 }
 

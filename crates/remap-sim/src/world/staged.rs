@@ -8,7 +8,7 @@ use remap_core::engine::{Command, Engine, EngineConfig};
 use remap_core::op::Fault;
 use remap_core::recovery::Recovered;
 use remap_core::units::{Block, Extent, Sector, Slot};
-use remap_format::{COPIES, Entry, EntryState};
+use remap_format::{COPIES, Entry, EntryState, layout};
 
 use super::devices::Work;
 use super::lives::disks_of;
@@ -222,6 +222,23 @@ impl World {
     pub fn blank_spare_joins(&mut self, spares: u64, copies: bool) -> Result<bool, Violation> {
         self.disks.push(SimDisk::blank(spares * self.scenario.spares[0] / 512));
         self.spare_joins(self.disks.len() - 1, copies)
+    }
+
+    /// As [`Self::blank_spare_joins`], with copies; the page where each journal would begin is bad for ever.
+    ///
+    /// # Errors
+    /// What it showed is a violation.
+    pub fn bad_spare_joins(&mut self, spares: u64) -> Result<bool, Violation> {
+        let size = spares * self.scenario.spares[0];
+        let mut disk = SimDisk::blank(size / 512);
+        let journal = remap_core::recovery::shape_of(&self.volume).journal_at(0);
+        for index in 0..COPIES {
+            let start = Sector((layout::anchor(size, index, COPIES) + journal) / 512);
+            let page = Extent::new(start, 8).expect("not empty");
+            disk.spoil(&page, Bad::ForEver(Fault::Medium));
+        }
+        self.disks.push(disk);
+        self.spare_joins(self.disks.len() - 1, true)
     }
 
     /// All bad sectors of a metadata copy are good again.
