@@ -72,6 +72,11 @@ impl Engine {
         self.commit.checkpoint_wanted = false;
         self.enter_checkpoint(checkpoint);
         self.commit.trying = ALL_COPIES;
+        self.write_all();
+    }
+
+    /// From the beginning, to every copy.
+    fn write_all(&mut self) {
         self.commit.failed = 0;
         self.commit.to_fence = 0;
         self.commit.fault = None;
@@ -127,12 +132,7 @@ impl Engine {
             checkpoint.next_retired = 0;
             checkpoint.pages_done = false;
         }
-        self.commit.failed = 0;
-        self.commit.to_fence = 0;
-        self.commit.fault = None;
-        self.commit.starved = false;
-        self.prepare_homes();
-        self.checkpoint_advance();
+        self.write_all();
     }
 
     pub(super) fn checkpoint_advance(&mut self) {
