@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use crate::drill::{Cache, Drill};
 use crate::errno::{Backing, classify};
-use crate::flushes::FailedFlushes;
+use crate::flushes::{Audience, FailedFlushes};
 use crate::identity::Identity;
 use crate::open::{self, Limits, OpenError, OpenOptions};
 use crate::zombie::Graveyard;
@@ -70,6 +70,13 @@ pub(crate) struct DeviceKey(Weak<Shared>);
 impl DeviceKey {
     pub(crate) fn names(&self, device: &Device) -> bool {
         core::ptr::eq(self.0.as_ptr(), Arc::as_ptr(&device.shared))
+    }
+
+    /// The audience was told of its failed flushes up to this number.
+    pub(crate) fn tell(&self, audience: Audience, number: u64) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.failed_flushes.tell(audience, number);
+        }
     }
 }
 
@@ -283,11 +290,16 @@ impl Device {
         }
     }
 
-    /// Flushes of it that failed.
     pub(crate) fn key(&self) -> DeviceKey {
         DeviceKey(Arc::downgrade(&self.shared))
     }
 
+    /// The other device is not flushed any more: what nobody was told of flushes of it that failed is owed to those who flush this one.
+    pub fn take_over_failed_flushes(&self, other: &Self) {
+        self.failed_flushes().take_over(other.failed_flushes());
+    }
+
+    /// Flushes of it that failed.
     pub(crate) fn failed_flushes(&self) -> &FailedFlushes {
         &self.shared.failed_flushes
     }

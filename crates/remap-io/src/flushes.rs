@@ -1,8 +1,8 @@
 //! Flushes of a device that failed, and who has heard of them.
 //!
-//! Invariant: a queue with an [`Audience`] answers a flush well only if no flush of the device, asked for by any queue of the
-//! process, failed since the queue last said so. A drive that fails a flush may have dropped what others wrote, and its next
-//! flush succeeds: each of them hears of it once. (A failure counts from the moment in which its own queue takes it from the
+//! Invariant: a queue with an [`Audience`] answers a flush well only if those for whom it flushes had been told, when it began, of
+//! every flush of the device that has failed, asked for by any queue of the process. A drive that fails a flush may have dropped what
+//! others wrote, and its next flush succeeds: each of them hears of it. (A failure counts from the moment in which its own queue takes it from the
 //! kernel; a flush that overtakes it there is answered before, and the next one tells.)
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,14 +50,23 @@ impl FailedFlushes {
         self.told[audience as usize].load(Ordering::Acquire).min(opened)
     }
 
-    /// The failure that a queue has yet to hear of that heard of all up to number `heard`; afterwards it has heard of all.
-    pub(crate) fn owed(&self, audience: Audience, heard: &mut u64) -> Option<Fault> {
+    /// The failure that is owed to a flush that began when all up to number `heard` had been told.
+    pub(crate) fn owed(&self, heard: u64) -> Option<Fault> {
         let last = self.last.load(Ordering::Acquire);
-        if core::mem::replace(heard, last) >= last {
-            return None;
+        (last > heard).then(|| *self.fault.lock().unwrap_or_else(PoisonError::into_inner)).flatten()
+    }
+
+    /// The audience was told of all up to this number.
+    pub(crate) fn tell(&self, audience: Audience, number: u64) {
+        self.told[audience as usize].fetch_max(number, Ordering::AcqRel);
+    }
+
+    /// A device is flushed no more: what nobody was told of its failures is owed to those who flush this one.
+    pub(crate) fn take_over(&self, other: &Self) {
+        if let Some(fault) = other.owed(0) {
+            *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault);
+            self.last.fetch_max(other.last.load(Ordering::Acquire), Ordering::AcqRel);
         }
-        self.told[audience as usize].fetch_max(last, Ordering::AcqRel);
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -66,20 +75,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everybody_hears_once() {
+    fn everybody_hears_until_told() {
         let flushes = FailedFlushes::default();
-        let first_flush = |audience, opened| {
-            let mut heard = flushes.known_at(audience, opened);
-            (flushes.owed(audience, &mut heard), flushes.owed(audience, &mut heard))
-        };
+        let flush = |audience, opened| flushes.owed(flushes.known_at(audience, opened));
         let before = failures();
-        assert_eq!(first_flush(Audience::Owner, before), (None, None));
+        assert_eq!(flush(Audience::Owner, before), None);
         flushes.add(Fault::Unknown);
         let after = failures();
-        let once = (Some(Fault::Unknown), None);
-        assert_eq!(first_flush(Audience::Owner, before), once);
-        assert_eq!(first_flush(Audience::Clients, after), once, "what the owner heard no client did");
-        assert_eq!(first_flush(Audience::Clients, before), once, "it was open when it happened");
-        assert_eq!(first_flush(Audience::Clients, after), (None, None));
+        assert_eq!(flush(Audience::Owner, before), Some(Fault::Unknown));
+        flushes.tell(Audience::Owner, after);
+        assert_eq!(flush(Audience::Owner, after), None);
+        assert_eq!(
+            flush(Audience::Clients, after),
+            Some(Fault::Unknown),
+            "what the owner heard no client did"
+        );
+        flushes.tell(Audience::Clients, after);
+        assert_eq!(flush(Audience::Clients, before), Some(Fault::Unknown), "it was open when it happened");
+        assert_eq!(flush(Audience::Clients, after), None);
+    }
+
+    #[test]
+    fn a_device_that_leaves_hands_its_failures_over() {
+        let (leaves, stays) = (FailedFlushes::default(), FailedFlushes::default());
+        stays.take_over(&leaves);
+        assert_eq!(stays.owed(0), None);
+        let before = failures();
+        leaves.add(Fault::Medium);
+        stays.take_over(&leaves);
+        assert_eq!(stays.owed(before), Some(Fault::Medium));
+        assert_eq!(stays.owed(failures()), None);
     }
 }

@@ -344,6 +344,9 @@ impl VolumeQueue {
     fn finish(&mut self, index: usize) {
         let Some(active) = self.actives.take(index) else { return };
         let read = active.request.kind == RequestKind::Read;
+        if active.request.kind == RequestKind::Flush && active.error.is_some() {
+            self.io.clients_were_told();
+        }
         let result = match active.error {
             None => Ok(()),
             Some(FrontError::Io { .. }) => {

@@ -219,6 +219,11 @@ impl Volume {
 
     /// The engine does not name the device any more.
     fn let_go(&self, number: u8) {
+        let leaves = self.shared.spares.snapshot().get(usize::from(number)).cloned().flatten();
+        if let Some(device) = leaves {
+            // What moved off it may be what was there before a flush that failed; a client must hear of that all the same.
+            self.shared.main.take_over_failed_flushes(&device);
+        }
         self.shared.spares.set(number, None);
         for queue in self.shared.queues() {
             queue.mail.post(ToQueue::SparesChanged);

@@ -88,6 +88,8 @@ pub(super) struct Entry {
     pub(super) patches: Vec<Patch>,
     /// A drill's cache holds what was written.
     pub(super) held: bool,
+    /// A flush: up to which failed one its audience had heard when it began.
+    pub(super) heard: u64,
     /// Bytes done by the present method.
     done: u64,
     method: Method,
@@ -103,6 +105,7 @@ impl Entry {
             drilled: None,
             patches: Vec::new(),
             held: false,
+            heard: 0,
             done: 0,
             method: Method::Plain,
         };

@@ -138,9 +138,30 @@ impl IoQueue {
         })
     }
 
-    /// From now on a flush fails if another one of the same device, of any queue, failed since this queue last said so.
+    /// From now on a flush fails if another one of the same device, of any queue, failed of which the audience had not been told when
+    /// it began. The owner is told by the completion, clients when [`Self::clients_were_told`] is called.
     pub fn hears_of_failed_flushes(&mut self, audience: Audience) {
         self.audience = Some((audience, flushes::failures()));
+    }
+
+    /// A client was told that a flush failed: whatever was lost before that may have been its own.
+    pub fn clients_were_told(&mut self) {
+        let number = flushes::failures();
+        for (device, heard) in &mut self.heard {
+            *heard = number;
+            device.tell(Audience::Clients, number);
+        }
+    }
+
+    /// Up to which failed flush the audience has heard of this device's.
+    fn heard_of(&mut self, device: &Device) -> u64 {
+        let Some((audience, opened)) = self.audience else { return 0 };
+        if let Some((_, heard)) = self.heard.iter().find(|(other, _)| other.names(device)) {
+            return *heard;
+        }
+        let known = device.failed_flushes().known_at(audience, opened);
+        self.heard.push((device.key(), known));
+        known
     }
 
     /// The back end in use, never [`IoBackend::Auto`].
@@ -166,6 +187,9 @@ impl IoQueue {
         }
         let start = Instant::now();
         let mut entry = Entry::of(tag, op, start + deadline.min(DEADLINE_MAX));
+        if entry.op.kind == IoKind::Flush {
+            entry.heard = self.heard_of(&entry.op.device);
+        }
         let mut delay = Duration::ZERO;
         if !entry.op.device.drills().is_empty() {
             (delay, entry.drilled) = judge(&entry.op);
@@ -302,32 +326,30 @@ impl IoQueue {
                 _ => {}
             }
         }
-        let outcome = self.flush_judged(entry.op.kind, &entry.op.device, outcome);
+        let outcome = if entry.op.kind == IoKind::Flush {
+            self.flush_judged(&entry.op.device, entry.heard, outcome)
+        } else {
+            outcome
+        };
         self.ready.push_back((entry.tag, outcome));
     }
 
-    /// What is answered to a flush that ended so (and to anything else: just that).
-    fn flush_judged(
-        &mut self,
-        kind: IoKind,
-        device: &Device,
-        outcome: Result<(), Fault>,
-    ) -> Result<(), Fault> {
-        if kind != IoKind::Flush {
-            return outcome;
-        }
+    /// What is answered to a flush that ended so.
+    fn flush_judged(&mut self, device: &Device, heard: u64, outcome: Result<(), Fault>) -> Result<(), Fault> {
         let failures = device.failed_flushes();
         if let Err(fault) = outcome {
             failures.add(fault);
         }
-        let Some((audience, opened)) = self.audience else { return outcome };
-        let known = self.heard.iter().position(|(other, _)| other.names(device));
-        let at = known.unwrap_or_else(|| {
-            self.heard.push((device.key(), failures.known_at(audience, opened)));
-            self.heard.len() - 1
-        });
-        let owed = failures.owed(audience, &mut self.heard[at].1);
-        outcome.and(owed.map_or(Ok(()), Err))
+        let Some((audience, _)) = self.audience else { return outcome };
+        let outcome = outcome.and(failures.owed(heard).map_or(Ok(()), Err));
+        if outcome.is_err() && audience == Audience::Owner {
+            // Of this device: it asks which of its writes are in doubt.
+            let number = flushes::failures();
+            failures.tell(audience, number);
+            let known = self.heard.iter_mut().find(|(other, _)| other.names(device));
+            known.into_iter().for_each(|(_, heard)| *heard = number);
+        }
+        outcome
     }
 
     /// Takes what the kernel has finished.
@@ -401,8 +423,10 @@ impl IoQueue {
             if !backend.cancel(slot) {
                 let zombie = entry.op.device.graveyard().bury(entry.range(), entry.op.kind.changes());
                 entry.place = Place::Zombie(zombie);
-                let (tag, kind, device) = (entry.tag, entry.op.kind, entry.op.device.clone());
-                let outcome = self.flush_judged(kind, &device, Err(Fault::Timeout));
+                let (tag, heard, device) = (entry.tag, entry.heard, entry.op.device.clone());
+                let flush = entry.op.kind == IoKind::Flush;
+                let late = Err(Fault::Timeout);
+                let outcome = if flush { self.flush_judged(&device, heard, late) } else { late };
                 self.unanswered -= 1;
                 self.ready.push_back((tag, outcome));
                 return;
