@@ -18,6 +18,19 @@ pub const NO_BLOCK: u64 = u64::MAX;
 /// Entry times count seconds from here: 2020-01-01 00:00:00 UTC in Unix seconds.
 pub const TIME_EPOCH: u64 = 1_577_836_800;
 
+/// What is kept of a time in Unix seconds: those that an entry cannot hold are the nearest that it can.
+#[must_use]
+pub const fn kept_time(unix_s: u64) -> u64 {
+    let latest = TIME_EPOCH + u32::MAX as u64;
+    if unix_s < TIME_EPOCH {
+        TIME_EPOCH
+    } else if unix_s > latest {
+        latest
+    } else {
+        unix_s
+    }
+}
+
 /// What an entry says about its blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EntryState {
@@ -178,7 +191,7 @@ impl Entry {
             EntryState::Remapped => (2, self.cause.number()),
             EntryState::Retired => (3, self.cause.number()),
         };
-        let time = u32::try_from(self.time.saturating_sub(TIME_EPOCH)).unwrap_or(u32::MAX);
+        let time = u32::try_from(kept_time(self.time) - TIME_EPOCH).unwrap_or(u32::MAX);
         RawEntry {
             block: self.block.into(),
             slot: self.slot.into(),

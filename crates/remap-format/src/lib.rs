@@ -19,7 +19,9 @@ pub mod layout;
 mod page;
 mod superblock;
 
-pub use entry::{Cause, ENTRY_SIZE, Entry, EntryFlags, EntryState, NO_BLOCK, NO_SLOT, RawEntry, TIME_EPOCH};
+pub use entry::{
+    Cause, ENTRY_SIZE, Entry, EntryFlags, EntryState, NO_BLOCK, NO_SLOT, RawEntry, TIME_EPOCH, kept_time,
+};
 pub use journal::{MAX_RECORD_EDITS, MAX_RECORD_PAGES, RawRecordHeader, Record, RecordHeader};
 pub use page::{CheckpointPage, PAGE_ENTRIES, PageHeader, RawPageHeader};
 pub use superblock::{

@@ -11,7 +11,7 @@
 //! ```
 
 use arrayvec::ArrayVec;
-use remap_format::{Cause, Entry, EntryFlags, EntryState, NO_SLOT, Policy};
+use remap_format::{Cause, Entry, EntryFlags, EntryState, NO_SLOT, Policy, kept_time};
 
 use super::job::{Job, JobKind, Step};
 use super::ops::Purpose;
@@ -410,7 +410,8 @@ impl Engine {
         let errors =
             job.old.map_or(0, |e| e.errors).saturating_add(u16::from(job.bad != 0 || job.medium.is_some()));
         let flags = job.old.map_or(EntryFlags::default(), |e| e.flags);
-        let time = job.old.map_or(self.now.unix_s, |e| e.time);
+        // As it will be read back: in memory and on disk the same neighbours are one entry.
+        let time = job.old.map_or(kept_time(self.now.unix_s), |e| e.time);
         let cause = if job.cause == Cause::SlotError {
             Cause::SlotError
         } else {
@@ -545,7 +546,7 @@ impl Engine {
         edits.push(edit);
         let relocated = job.cause == Cause::SlotError && job.slot.is_some();
         let gone = job.failed_slots.iter().copied().chain(job.old_slot().filter(|_| relocated));
-        gone.for_each(|slot| edits.push(SparePool::retired_entry(slot, self.now.unix_s)));
+        gone.for_each(|slot| edits.push(SparePool::retired_entry(slot, kept_time(self.now.unix_s))));
         let request = match job.kind {
             JobKind::Write { request, .. } => Some(request),
             _ => None,
