@@ -28,6 +28,19 @@ struct Unflushed {
     write: u64,
     sector: u64,
     bytes: Box<[u8; SECTOR]>,
+    /// It is read back, but a flush that failed gave it up: it never reaches the medium.
+    given_up: bool,
+}
+
+/// What a flush that fails does to the writes that it was to make durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushLoss {
+    /// Nothing: they are still in the cache.
+    Nothing,
+    /// Some are gone, and the sectors read as they did before (a drive's cache).
+    Forgotten,
+    /// Some are given up, but read back until the power fails (a page cache that marks them clean).
+    GivenUp,
 }
 
 /// What becomes of unflushed writes in a crash.
@@ -57,6 +70,8 @@ pub struct SimDisk {
     writes: u64,
     /// Every operation fails so, for now.
     pub fault: Option<Fault>,
+    /// Every write fails so, for now.
+    pub write_fault: Option<Fault>,
 }
 
 fn at(sector: u64) -> core::ops::Range<usize> {
@@ -81,6 +96,7 @@ impl SimDisk {
             bad: vec![None; sectors as usize],
             writes: 0,
             fault: None,
+            write_fault: None,
         }
     }
 
@@ -119,13 +135,16 @@ impl SimDisk {
         true
     }
 
-    /// The sectors of the extent are good again (for the end of a story).
+    /// The sectors of the extent are good again, with what they held.
     pub fn mend(&mut self, extent: &Extent) {
         self.bad[extent.start().0 as usize..extent.end().0 as usize].fill(None);
     }
 
-    /// Flips bits of what is durable: rot, or a misdirected write of somebody else.
+    /// Flips bits of what is durable: rot, or a misdirected write of somebody else. A sector that is to be written is spared.
     pub fn rot(&mut self, sector: u64, byte: usize, mask: u8) {
+        if self.cached[sector as usize] > 0 {
+            return;
+        }
         self.newest[sector as usize * SECTOR + byte % SECTOR] ^= mask;
         self.durable[sector as usize * SECTOR + byte % SECTOR] ^= mask;
     }
@@ -163,7 +182,7 @@ impl SimDisk {
             Some(Bad::ForEver(fault)) => Some(fault),
             _ => None,
         };
-        let failure = self.fault.or_else(|| sectors(extent).find_map(unwritable));
+        let failure = self.fault.or(self.write_fault).or_else(|| sectors(extent).find_map(unwritable));
         let write = self.writes;
         self.writes += 1;
         for (sector, bytes) in sectors(extent).zip(bytes.chunks_exact(SECTOR)) {
@@ -172,7 +191,7 @@ impl SimDisk {
             }
             self.newest[at(sector)].copy_from_slice(bytes);
             let bytes: [u8; SECTOR] = bytes.try_into().expect("a chunk is a sector");
-            self.unflushed.push(Unflushed { write, sector, bytes: Box::new(bytes) });
+            self.unflushed.push(Unflushed { write, sector, bytes: Box::new(bytes), given_up: false });
             self.cached[sector as usize] += 1;
         }
         match failure {
@@ -200,11 +219,36 @@ impl SimDisk {
         }
     }
 
+    /// A flush of what was written before `mark` fails; gives the sectors of the writes that it drops, by logical blocks of `unit`
+    /// sectors: a drive has no smaller piece.
+    pub fn flush_fails(&mut self, mark: u64, loss: FlushLoss, unit: u64, rng: &mut Rng) -> Vec<u64> {
+        let mut dropped = Vec::new();
+        let salt = rng.next_u64();
+        for entry in self.unflushed.iter_mut().filter(|u| u.write < mark && !u.given_up) {
+            let piece = (entry.write << 32) | (entry.sector / unit);
+            if loss != FlushLoss::Nothing && Rng::seeded(salt ^ piece).chance(2, 3) {
+                entry.given_up = true;
+                dropped.push(entry.sector);
+            }
+        }
+        if loss == FlushLoss::Forgotten {
+            for entry in self.unflushed.extract_if(.., |u| u.given_up) {
+                self.cached[entry.sector as usize] -= 1;
+            }
+            for &sector in &dropped {
+                let left = self.unflushed.iter().rev().find(|u| u.sector == sector);
+                let bytes = left.map_or(&self.durable[at(sector)], |u| &u.bytes[..]);
+                self.newest[at(sector)].copy_from_slice(bytes);
+            }
+        }
+        dropped
+    }
+
     /// Moves the chosen unflushed writes to the medium, in order.
     fn settle(&mut self, chosen: impl Fn(&Unflushed) -> bool) {
         let unflushed = core::mem::take(&mut self.unflushed);
         for entry in unflushed {
-            if chosen(&entry) {
+            if chosen(&entry) && !entry.given_up {
                 self.cached[entry.sector as usize] -= 1;
                 self.land(&entry);
             } else {
@@ -224,6 +268,7 @@ impl SimDisk {
     pub fn crash(&mut self, loss: Loss, rng: &mut Rng) {
         let mut lost = core::mem::take(&mut self.unflushed);
         let touched: Vec<u64> = lost.iter().map(|u| u.sector).collect();
+        lost.retain(|u| !u.given_up);
         match loss {
             Loss::None => {}
             Loss::All => lost.clear(),
@@ -248,6 +293,7 @@ impl SimDisk {
             self.newest[range.clone()].copy_from_slice(&self.durable[range]);
         }
         self.fault = None;
+        self.write_fault = None;
     }
 }
 
@@ -287,6 +333,24 @@ mod tests {
             disk.write(&extent(0, 1), &[2; SECTOR], true, &mut rng).expect("a good disk");
             disk.crash(Loss::Sectors, &mut rng);
             assert_eq!(first_byte(&disk, 0), Ok(2));
+        }
+    }
+
+    #[test]
+    fn a_flush_that_fails_drops_what_it_drops() {
+        for (loss, read, crashed) in
+            [(FlushLoss::Nothing, 2, 2), (FlushLoss::Forgotten, 1, 1), (FlushLoss::GivenUp, 2, 1)]
+        {
+            let mut rng = Rng::seeded(1);
+            let mut disk = SimDisk::blank(1);
+            disk.write(&extent(0, 1), &[1; SECTOR], true, &mut rng).expect("a good disk");
+            disk.write(&extent(0, 1), &[2; SECTOR], false, &mut rng).expect("a good disk");
+            // Until it is among the two thirds that are dropped.
+            while disk.flush_fails(disk.mark(), loss, 1, &mut rng).is_empty() && loss != FlushLoss::Nothing {}
+            assert_eq!(first_byte(&disk, 0), Ok(read), "{loss:?}");
+            disk.flush(disk.mark()).expect("a good disk");
+            disk.crash(Loss::None, &mut rng);
+            assert_eq!(first_byte(&disk, 0), Ok(crashed), "{loss:?}");
         }
     }
 

@@ -5,11 +5,12 @@
 //! fails again with its transcript switched on.
 //!
 //! Read in this order: [`disk`] (what a device may do to us), [`oracle`] (what a client may see), [`scenario`] (which faults
-//! a seed brings), [`world`] (engine, fast lane and clients on top of them), [`script`] and [`sweep`] (short
-//! lives, and all that can go wrong in them).
+//! a seed brings), [`coverage`] (what they are called), [`world`] (engine, fast lane and clients on top of them), [`script`] and
+//! [`sweep`] (short lives, and all that can go wrong in them).
 
 #![forbid(unsafe_code)]
 
+pub mod coverage;
 pub mod disk;
 pub mod inside;
 pub mod oracle;

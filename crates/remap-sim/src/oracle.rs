@@ -3,7 +3,10 @@
 //! Invariant: a version is forgotten only when nothing may show it any more: a write that was acknowledged hides all versions
 //! that had ended before it began; one that is durable forbids them even after a crash. Loss is a version like any other,
 //! written by nature, never acknowledged: it can come at any time, and goes only by an overwrite. Once it was seen, no older
-//! version may come back (C3).
+//! version may come back (C3), unless the medium itself gives the sector again. A flush that failed may have thrown away what it
+//! was to make durable: then what was acknowledged since the last good one is in doubt.
+
+use std::collections::BTreeSet;
 
 use std::hash::{Hash, Hasher};
 
@@ -25,6 +28,16 @@ struct Version {
     hidden: u64,
     /// Can come back after a crash.
     crash: bool,
+    /// When it was seen that the sector is lost: from then on this version is not to be had.
+    gone: u64,
+    /// A flush that failed threw it away, or may have.
+    doubtful: bool,
+}
+
+impl Version {
+    fn visible(&self, begun: u64) -> bool {
+        self.hidden >= begun && self.gone >= begun
+    }
 }
 
 impl core::fmt::Debug for Version {
@@ -45,10 +58,10 @@ pub struct Oracle {
     sectors: Vec<Vec<Version>>,
     /// Sectors that ever went bad.
     went_bad: Vec<bool>,
-    /// Sectors that could not be read for a while, only: having seen them lost excludes nothing.
-    flickered: Vec<bool>,
     /// Sectors with acknowledged writes that are not known to be durable.
     dirty: Vec<u64>,
+    /// Sectors that went bad and read again since: having seen them lost excludes nothing.
+    healed: BTreeSet<u64>,
     /// When this life began.
     life: u64,
 }
@@ -66,12 +79,14 @@ impl Oracle {
             durable: true,
             hidden: NEVER,
             crash: true,
+            gone: NEVER,
+            doubtful: false,
         };
         Self {
             sectors: (0..sectors).map(|s| vec![original(s)]).collect(),
             went_bad: vec![false; sectors as usize],
-            flickered: vec![false; sectors as usize],
             dirty: Vec::new(),
+            healed: BTreeSet::new(),
             life: 0,
         }
     }
@@ -87,12 +102,15 @@ impl Oracle {
             durable: false,
             hidden: NEVER,
             crash: true,
+            gone: NEVER,
+            doubtful: false,
         });
     }
 
     /// The sector went bad, wherever it is.
     pub fn lose(&mut self, sector: u64, tick: u64) {
         self.went_bad[sector as usize] = true;
+        self.healed.remove(&sector);
         self.begin(sector, Content::Lost, 0, tick);
         if let Some(version) = self.sectors[sector as usize].last_mut() {
             version.ended = tick;
@@ -102,7 +120,30 @@ impl Oracle {
     /// The sector cannot be read now, and may be read again later, with the same contents.
     pub fn flicker(&mut self, sector: u64, tick: u64) {
         self.lose(sector, tick);
-        self.flickered[sector as usize] = true;
+        self.healed.insert(sector);
+    }
+
+    /// The medium gives the sector again, by itself: what it held may be seen, as far as nothing newer hides it.
+    pub fn heal(&mut self, sector: u64) {
+        self.healed.insert(sector);
+        for version in &mut self.sectors[sector as usize] {
+            version.gone = NEVER;
+        }
+    }
+
+    /// A flush failed and threw away what the sector's device had not made durable. `true`: a client must be told, because a
+    /// write of its own, acknowledged or under way, may be among it.
+    pub fn doubt(&mut self, sector: u64) -> bool {
+        let mut owed = false;
+        for version in self.sectors[sector as usize].iter_mut().filter(|v| v.crash) {
+            version.hidden = NEVER;
+            if !version.durable {
+                owed |= version.acked || version.ended == NEVER;
+                version.doubtful = true;
+                version.acked = false;
+            }
+        }
+        owed
     }
 
     /// A client's write ended. `oldest`: when the oldest read that is under way began.
@@ -110,6 +151,7 @@ impl Oracle {
         let versions = &mut self.sectors[sector as usize];
         let Some(own) = versions.iter_mut().find(|v| v.write == write && v.ended == NEVER) else { return };
         own.ended = tick;
+        let acked = acked && (durable || !own.doubtful);
         own.acked = acked;
         let begun = own.begun;
         if acked {
@@ -166,7 +208,11 @@ impl Oracle {
                 version.ended = version.ended.min(tick);
                 version.acked = false;
                 version.durable = false;
+                version.doubtful = false;
                 version.hidden = NEVER;
+                if version.gone != NEVER {
+                    version.gone = 0;
+                }
             }
         }
     }
@@ -192,27 +238,26 @@ impl Oracle {
     pub fn check(&mut self, sector: u64, seen: Content, begun: u64, tick: u64) -> Result<(), Violation> {
         let life = self.life;
         let versions = &mut self.sectors[sector as usize];
-        if !versions.iter().any(|v| v.hidden >= begun && v.content == seen) {
-            let allowed: Vec<_> = versions.iter().filter(|v| v.hidden >= begun).collect();
+        if !versions.iter().any(|v| v.visible(begun) && v.content == seen) {
+            let allowed: Vec<_> = versions.iter().filter(|v| v.visible(begun)).collect();
             let rule = rule_of(sector, seen, self.went_bad[sector as usize], &allowed);
             return Err(rule.broken(format!(
                 "sector {sector}: read (begun at {begun}) gave {seen:?}; allowed: {allowed:?}"
             )));
         }
-        if self.flickered[sector as usize] {
-            return Ok(());
-        }
-        let settled = versions.iter().all(|v| v.ended <= life);
-        let quiet = versions.iter().all(|v| v.ended < begun);
-        if seen == Content::Lost && (settled || quiet) {
+        let mut here = versions.iter().filter(|v| v.gone == NEVER);
+        let settled = here.clone().all(|v| v.ended <= life);
+        let quiet = here.all(|v| v.ended < begun);
+        if self.healed.contains(&sector) {
+            // The medium gives it again; until somebody asks the medium the table may still call it lost.
+        } else if seen == Content::Lost && (settled || quiet) {
             // What had ended before the loss does not come back. A write that was under way then, or came after it, and that a
             // crash cut short may be on the medium and show up once that is read again.
-            let losses = versions.iter().filter(|v| v.content == Content::Lost && v.hidden >= begun);
+            let losses = versions.iter().filter(|v| v.content == Content::Lost && v.visible(begun));
             let first = losses.map(|v| v.begun).min().unwrap_or(0);
             for version in versions.iter_mut().filter(|v| v.ended < first) {
                 // Reads that began before this one ended may still show it.
-                version.hidden = version.hidden.min(tick);
-                version.crash = false;
+                version.gone = version.gone.min(tick);
             }
         } else if settled {
             // Nothing was written in this life: what was seen once stays.
@@ -280,6 +325,37 @@ mod tests {
         oracle.end(0, 1, true, true, 10, 10);
         assert!(oracle.check(0, Content::Lost, 11, 11).is_err());
         assert!(oracle.check(0, Content::Zero, 11, 11).is_ok());
+    }
+
+    #[test]
+    fn a_sector_that_reads_again_gives_what_it_held_and_nothing_older() {
+        let mut oracle = Oracle::adopt(1);
+        oracle.begin(0, stamp(1), 1, 1);
+        oracle.end(0, 1, true, true, 2, 3);
+        oracle.lose(0, 4);
+        assert!(oracle.check(0, Content::Lost, 5, 5).is_ok());
+        assert!(oracle.clone().check(0, stamp(1), 6, 6).is_err());
+        oracle.crash(7);
+        assert!(oracle.clone().check(0, stamp(1), 8, 8).is_err());
+        oracle.heal(0);
+        assert!(oracle.check(0, stamp(1), 9, 9).is_ok());
+        assert!(oracle.check(0, stamp(0), 9, 9).is_err());
+    }
+
+    #[test]
+    fn a_flush_that_failed_puts_in_doubt_what_was_acknowledged_since_the_last() {
+        let mut oracle = Oracle::adopt(1);
+        oracle.begin(0, stamp(1), 1, 1);
+        oracle.end(0, 1, true, true, 2, 3);
+        oracle.begin(0, stamp(2), 2, 4);
+        oracle.end(0, 2, true, false, 5, 6);
+        assert!(oracle.doubt(0));
+        assert!(oracle.clone().check(0, stamp(1), 7, 7).is_ok());
+        assert!(oracle.clone().check(0, stamp(2), 7, 7).is_ok());
+        assert!(oracle.clone().check(0, stamp(0), 7, 7).is_err());
+        oracle.flushed(8, 9);
+        assert!(oracle.clone().check(0, stamp(1), 10, 10).is_ok(), "a later flush brings nothing back");
+        assert!(!oracle.doubt(0), "it was told already");
     }
 
     #[test]

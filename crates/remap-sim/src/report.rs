@@ -116,4 +116,5 @@ pub(crate) fn tell_tally(total: &Tally, seconds: f64) {
         total.rotten,
         total.hash
     );
+    say!("{}", total.met);
 }

@@ -43,13 +43,70 @@ pub struct Faults {
     pub rot: bool,
     /// The power fails.
     pub crash: bool,
+    /// Bad sectors read again by themselves.
+    pub heal: bool,
+    /// Operations are slow or get no answer in time, and writes that got none land late.
+    pub hang: bool,
+    /// A flush that fails loses what it was to make durable.
+    pub flush_drops: bool,
+    /// The flushes of a device that failed one fail until the volume is assembled anew (a page cache).
+    pub page_cache: bool,
+    /// Metadata writes vanish or go astray, and copies rot in service.
+    pub silent: bool,
+    /// Reads fail for a moment while recovering.
+    pub flaky: bool,
+    /// Devices take no writes for a while: no room, or read-only.
+    pub no_room: bool,
+    /// The clock jumps.
+    pub clock: bool,
+    /// Requests are sent again after a restart.
+    pub replay: bool,
+}
+
+impl Faults {
+    /// Draws those that came later from a sequence of their own: without them a seed means what it always meant.
+    fn with_later_ones(self, seed: u64) -> Self {
+        let mut rng = Rng::seeded(seed ^ 0xa71a5);
+        let calm = self == Self::default();
+        let mut on = |n, of| rng.chance(n, of) && !calm;
+        Self {
+            heal: on(1, 3),
+            hang: on(1, 3),
+            flush_drops: on(1, 2),
+            page_cache: on(1, 4),
+            silent: on(1, 2),
+            flaky: on(1, 3),
+            no_room: on(1, 4),
+            clock: on(1, 2),
+            replay: on(1, 2),
+            ..self
+        }
+    }
 }
 
 impl Faults {
     /// Each kind by name.
-    pub fn kinds(&mut self) -> [(&'static str, &mut bool); 8] {
+    pub fn kinds(&mut self) -> [(&'static str, &mut bool); 17] {
         // No `..`: a kind that is not named here cannot be shrunk away or written down.
-        let Self { main_medium, slot_medium, metadata_medium, unknown, path, flush, rot, crash } = self;
+        let Self {
+            main_medium,
+            slot_medium,
+            metadata_medium,
+            unknown,
+            path,
+            flush,
+            rot,
+            crash,
+            heal,
+            hang,
+            flush_drops,
+            page_cache,
+            silent,
+            flaky,
+            no_room,
+            clock,
+            replay,
+        } = self;
         [
             ("main_medium", main_medium),
             ("slot_medium", slot_medium),
@@ -59,6 +116,15 @@ impl Faults {
             ("flush", flush),
             ("rot", rot),
             ("crash", crash),
+            ("heal", heal),
+            ("hang", hang),
+            ("flush_drops", flush_drops),
+            ("page_cache", page_cache),
+            ("silent", silent),
+            ("flaky", flaky),
+            ("no_room", no_room),
+            ("clock", clock),
+            ("replay", replay),
         ]
     }
 }
@@ -125,13 +191,15 @@ impl Scenario {
             flush: on(1, 3),
             rot: on(1, 2),
             crash: on(9, 10),
+            ..Faults::default()
         };
         let faults = Faults {
             // Not both: a flush that fails takes all copies of a spare out of step, and a bad sector in one of the others then
             // leaves too few (a freeze that only a restart ends).
             metadata_medium: faults.metadata_medium && !faults.path && !faults.flush,
             ..faults
-        };
+        }
+        .with_later_ones(seed);
         let slots = 1 + if rng.chance(1, 4) { rng.below(6) } else { blocks + rng.below(blocks) };
         Self {
             seed,

@@ -11,6 +11,7 @@ use remap_core::view::Placement;
 
 use super::World;
 use super::devices::{Into, Who, Work};
+use crate::coverage::Kind;
 use crate::inside;
 use crate::scenario::Canary;
 use crate::stamp::{self, Content, SECTOR};
@@ -18,6 +19,8 @@ use crate::{Checked, Rule};
 
 /// Longest request in blocks.
 const MAX_BLOCKS: u64 = 6;
+/// Requests that a client may send again after a restart.
+const MOST_REPLAYS: usize = 8;
 
 /// A client's request.
 #[derive(Debug)]
@@ -59,6 +62,11 @@ impl World {
             _ => RequestKind::Flush,
         };
         let extent = self.any_extent(MAX_BLOCKS);
+        if !self.replays.is_empty() && self.luck.chance(1, 2) {
+            let (kind, extent, counter) = self.replays.remove(0);
+            self.meet(Kind::Replay);
+            return self.begin_request_as(kind, extent, counter);
+        }
         self.begin_request(kind, extent)
     }
 
@@ -89,9 +97,15 @@ impl World {
     /// # Errors
     /// What it showed is a violation.
     pub fn begin_request(&mut self, kind: RequestKind, extent: Extent) -> Checked {
+        self.begin_request_as(kind, extent, self.next_write)
+    }
+
+    /// A client submits a request, maybe one that it submitted before: `counter` is the number in what it writes.
+    fn begin_request_as(&mut self, kind: RequestKind, extent: Extent, counter: u32) -> Checked {
         let id = self.id();
         let write = self.next_write;
         self.next_write += 1;
+        self.remember(kind, extent, counter);
         self.note(6, id, || format!("client {id}: {kind:?} {extent} (write {write})"));
         self.tally.requests += 1;
         let mut buf = Vec::new();
@@ -100,14 +114,14 @@ impl World {
             RequestKind::Write { .. } => {
                 buf.resize(extent.bytes() as usize, 0);
                 for (sector, bytes) in (extent.start().0..).zip(buf.chunks_exact_mut(SECTOR)) {
-                    stamp::fill(sector, write, bytes);
+                    stamp::fill(sector, counter, bytes);
                 }
             }
             _ => {}
         }
         for sector in self.written_by(kind, extent) {
             let content = match kind {
-                RequestKind::Write { .. } => Content::Stamp { sector, counter: write },
+                RequestKind::Write { .. } => Content::Stamp { sector, counter },
                 _ => Content::Zero,
             };
             self.written[sector as usize] = true;
@@ -139,6 +153,21 @@ impl World {
         self.client_part_ended(id)
     }
 
+    /// What changes something may be sent again after a restart (C10).
+    fn remember(&mut self, kind: RequestKind, extent: Extent, counter: u32) {
+        if self.scenario.faults.replay && !matches!(kind, RequestKind::Read | RequestKind::Flush) {
+            if self.recent.len() == MOST_REPLAYS {
+                self.recent.pop_front();
+            }
+            self.recent.push_back((kind, extent, counter));
+        }
+        let write = matches!(kind, RequestKind::Write { .. });
+        if write && self.clients.values().any(|c| c.kind != RequestKind::Flush && c.extent.overlaps(&extent))
+        {
+            self.meet(Kind::Overlap);
+        }
+    }
+
     fn written_by(&self, kind: RequestKind, extent: Extent) -> core::ops::Range<u64> {
         match kind {
             RequestKind::Read | RequestKind::Flush => 0..0,
@@ -151,8 +180,8 @@ impl World {
         for disk in core::iter::once(0).chain(self.present_disks()) {
             let part = self.add_part(client, None, false);
             let dropped = self.scenario.canary == Some(Canary::DropClientFlush);
-            let mark = self.disks[disk].mark();
-            self.begin_out(Who::Part(part), disk, nowhere, Work::Flush { mark, dropped })?;
+            let work = self.flush_work(disk, Who::Part(part), dropped);
+            self.begin_out(Who::Part(part), disk, nowhere, work)?;
         }
         Ok(())
     }
@@ -321,8 +350,11 @@ impl World {
             RequestKind::Read => self.judge_read(id, failed)?,
             RequestKind::Flush => {
                 if failed.is_none() {
+                    self.judge_flush(id, begun)?;
                     let oldest = self.oldest();
                     self.oracle.flushed(begun, oldest);
+                } else {
+                    self.clients_hear();
                 }
             }
             RequestKind::Discard | RequestKind::Write { .. } | RequestKind::WriteZeroes { .. } => {
@@ -371,6 +403,9 @@ impl World {
                 stamp::read(&client.buf[index * SECTOR..(index + 1) * SECTOR])
             };
             self.tally.sectors_checked += 1;
+            if seen == Content::Lost {
+                self.meet(Kind::LostRead);
+            }
             self.oracle.check(sector, seen, begun, self.tick)?;
         }
         Ok(())

@@ -23,8 +23,10 @@ impl World {
         }
         let most = self.scenario.main_sectors.div_ceil(self.block_sectors());
         let extent = self.any_extent(most);
+        // While copies have trouble that nobody hears of, each spare needs the one that has none.
+        let free_to_move = self.victims.is_empty();
         // Copies may move to homes with bad sectors, which the budget of bad copies does not count: not both.
-        if !self.scenario.faults.metadata_medium && self.rng.chance(1, 8) {
+        if !self.scenario.faults.metadata_medium && self.rng.chance(1, 8) && free_to_move {
             return self.begin_spare_change();
         }
         let command = match self.rng.below(12) {

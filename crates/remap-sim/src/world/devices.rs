@@ -1,12 +1,14 @@
 //! Operations on their way: when they take effect, when they end, and how.
 //!
-//! Invariant: an operation takes effect once, at some moment between its begin and its end, and ends once. What a crash meets
-//! on its way may have happened or not.
+//! Invariant: an operation takes effect once, at some moment between its begin and its end, and ends once; only a write that was
+//! answered with a time-out may take effect after its end, and until then nothing begins on its range (what remap-io promises).
+//! What a crash meets on its way may have happened or not.
 
 use remap_core::op::{Buffer, DeviceId, Fault, Op, OpId, OpKind};
 use remap_core::units::Extent;
 
 use super::{World, words};
+use crate::coverage::Kind;
 use crate::inside;
 use crate::scenario::Canary;
 use crate::stamp::{self, Content, SECTOR};
@@ -39,6 +41,8 @@ pub(super) enum Work {
     Flush {
         mark: u64,
         dropped: bool,
+        /// Failed flushes of the disk of which who waits had heard when it began.
+        heard: u64,
     },
     Discard,
 }
@@ -53,7 +57,21 @@ pub(super) struct Out {
     pub(super) work: Work,
     /// Once it has taken effect: how that went, and what was read.
     pub(super) effect: Option<(Result<(), Fault>, Vec<u8>)>,
+    pub(super) pace: Pace,
 }
+
+/// How long an operation takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    Prompt,
+    /// It does not end before this step.
+    Slow(u64),
+    /// It does not end within its deadline.
+    Hung,
+}
+
+/// What remap-io gives a device operation at most, in nanoseconds.
+const DEADLINE_NS: u64 = 30_000_000_000;
 
 impl World {
     fn disk_of(&self, device: DeviceId) -> usize {
@@ -80,7 +98,7 @@ impl World {
             OpKind::Discard => Work::Discard,
             OpKind::Flush => {
                 let dropped = self.scenario.canary == Some(Canary::DropEngineFlush);
-                Work::Flush { mark: self.disks[disk].mark(), dropped }
+                self.flush_work(disk, Who::Engine(op.id), dropped)
             }
         };
         self.begin_out(Who::Engine(op.id), disk, op.extent, work)
@@ -119,7 +137,14 @@ impl World {
             self.check_main_write(&extent, &work)?;
         }
         self.tally.operations += 1;
-        self.outs.push(Out { who, disk, extent, work, effect: None });
+        let pace = self.pace(disk);
+        let in_the_way = !matches!(work, Work::Flush { .. })
+            && self.late.iter().any(|l| l.disk == disk && l.extent.overlaps(&extent));
+        let effect = in_the_way.then_some((Err(Fault::Timeout), Vec::new()));
+        if in_the_way {
+            self.meet(Kind::LateWriteInTheWay);
+        }
+        self.outs.push(Out { who, disk, extent, work, effect, pace });
         if self.rng.chance(1, 4) && !self.stage.effects_late {
             let last = self.outs.len() - 1;
             self.take_effect(last);
@@ -163,22 +188,33 @@ impl World {
             return;
         }
         let staged = self.staged_fault(index);
+        let out = &self.outs[index];
+        let (disk, extent) = (out.disk, out.extent);
+        let weather = self.disks[disk].fault;
+        self.disks[disk].fault = weather.or(staged);
+        if let Work::Flush { mark, dropped: false, heard } = out.work {
+            let result = self.flush(disk, mark, heard, flush_fails);
+            self.disks[disk].fault = weather;
+            self.outs[index].effect = Some((result, Vec::new()));
+            return;
+        }
+        let stray = match out.work {
+            Work::Write { .. } => self.stray(disk, &extent),
+            _ => None,
+        };
         let out = &mut self.outs[index];
-        let disk = &mut self.disks[out.disk];
-        let weather = disk.fault;
-        disk.fault = weather.or(staged);
+        let disk = &mut self.disks[disk];
         let mut read = Vec::new();
         let result = match &out.work {
             Work::Read(_) => {
                 read.resize(out.extent.bytes() as usize, 0);
                 disk.read(&out.extent, &mut read)
             }
-            Work::Write { bytes, fua } => disk.write(&out.extent, bytes, *fua, &mut self.rng),
-            Work::Flush { dropped: true, .. } => Ok(()),
-            Work::Flush { mark, .. } => match flush_fails {
-                Some(fault) => Err(fault),
-                None => disk.flush(*mark),
-            },
+            Work::Write { .. } if stray == Some(None) => Ok(()),
+            Work::Write { bytes, fua } => {
+                disk.write(&stray.flatten().unwrap_or(extent), bytes, *fua, &mut self.rng)
+            }
+            Work::Flush { .. } => Ok(()),
             Work::Discard if discard_zeroes => {
                 let zeroes = vec![0; out.extent.bytes() as usize];
                 disk.write(&out.extent, &zeroes, false, &mut self.rng)
@@ -195,7 +231,74 @@ impl World {
             return Ok(());
         }
         let index = self.rng.index(self.outs.len());
-        self.complete(index)
+        match self.outs[index].pace {
+            Pace::Slow(until) if until > self.steps && !self.quiet => Ok(()),
+            Pace::Hung if !self.quiet => {
+                self.give_up(index);
+                self.complete(index)
+            }
+            _ => self.complete(index),
+        }
+    }
+
+    /// An operation has had no answer for as long as its deadline.
+    fn give_up(&mut self, index: usize) {
+        self.now.mono_ns += DEADLINE_NS;
+        self.meet(Kind::Hung);
+        let out = &mut self.outs[index];
+        let changes = matches!(out.work, Work::Write { .. } | Work::Discard);
+        // It may have happened, may happen later, or may never happen.
+        if out.effect.is_none() && changes && self.luck.chance(2, 3) {
+            self.late.push(out.clone());
+        }
+        out.effect = Some((Err(Fault::Timeout), Vec::new()));
+    }
+
+    fn pace(&mut self, disk: usize) -> Pace {
+        if !self.scenario.faults.hang || !self.adopted || self.quiet || !self.may_fail_as_a_whole(disk) {
+            return Pace::Prompt;
+        }
+        if self.storm.is_none() && self.luck.chance(1, 600) {
+            self.storm = Some((disk, self.steps + self.luck.below(30)));
+        }
+        let storm = self.storm.is_some_and(|(there, until)| there == disk && until > self.steps);
+        if self.storm.is_some_and(|(_, until)| until <= self.steps) {
+            self.storm = None;
+        }
+        if storm || self.luck.chance(1, 200) {
+            return Pace::Hung;
+        }
+        if self.luck.chance(1, 60) {
+            self.meet(Kind::Slow);
+            return Pace::Slow(self.steps + self.luck.below(60));
+        }
+        Pace::Prompt
+    }
+
+    /// Now and then a write that was given up happens after all, or is known never to.
+    pub(super) fn late_writes_land(&mut self) {
+        if !self.late.is_empty() && self.luck.chance(1, 30) {
+            let at = self.luck.index(self.late.len());
+            self.late_write_ends(at);
+        }
+    }
+
+    pub(super) fn late_write_ends(&mut self, at: usize) {
+        let out = self.late.swap_remove(at);
+        if self.luck.chance(1, 3) {
+            return;
+        }
+        let zeroes = vec![0; out.extent.bytes() as usize];
+        let bytes = match &out.work {
+            Work::Write { bytes, .. } => bytes,
+            _ => &zeroes,
+        };
+        // Whether it went well interests nobody any more.
+        let _ = self.disks[out.disk].write(&out.extent, bytes, false, &mut self.luck);
+        self.meet(Kind::LateWrite);
+        self.note(25, out.extent.start().0, || {
+            format!("disk {}: the late write to {} lands", out.disk, out.extent)
+        });
     }
 
     pub(super) fn complete(&mut self, index: usize) -> Checked {
@@ -227,6 +330,9 @@ impl World {
         match out.who {
             Who::Part(part) => self.fast_done(part, out.disk, result),
             Who::Engine(op) => {
+                if result.is_err() && matches!(out.work, Work::Flush { .. }) {
+                    self.engine_hears(out.disk);
+                }
                 let now = self.now;
                 if let Some(life) = &mut self.life {
                     inside::core(|| life.engine.handle_completion(now, op, result));
@@ -249,7 +355,7 @@ impl World {
     /// What was on its way when the power failed happened in part.
     pub(super) fn strand_operations(&mut self) {
         let outs = core::mem::take(&mut self.outs);
-        for out in outs {
+        for out in core::mem::take(&mut self.late).into_iter().chain(outs) {
             if let (None, Work::Write { bytes, .. }) = (&out.effect, &out.work) {
                 // Whether it reached the medium is decided with all other unflushed writes.
                 let _ = self.disks[out.disk].write(&out.extent, bytes, false, &mut self.rng);

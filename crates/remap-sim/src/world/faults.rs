@@ -1,19 +1,16 @@
-//! Trouble, within the budget that the engine promises to survive.
+//! Trouble with devices: sectors that go bad and read again, paths that fail, devices that take no writes or do not answer.
 //!
-//! Invariant (the budget): at most three copies of the metadata have bad sectors, and every spare keeps one copy without; rot
-//! between lives spares on every spare one copy that is in step with the newest generation there is.
+//! Invariant (the budget): a fault of a whole spare never meets damage of its metadata copies that nobody knows of (see
+//! `metadata`); everything else may come together.
 
-use remap_core::engine::MIN_COPIES;
 use remap_core::op::Fault;
-use remap_core::units::{Extent, Sector};
-use remap_format::layout::{self, CopyPlace};
-use remap_format::{COPIES, EntryState};
+use remap_core::units::{Extent, Sector, Slot};
+use remap_format::EntryState;
 
 use super::World;
 use super::lives::GONE;
+use crate::coverage::Kind;
 use crate::disk::Bad;
-
-const MAX_BAD_COPIES: usize = COPIES as usize - MIN_COPIES as usize;
 
 impl World {
     /// Between two events something may happen to the devices.
@@ -24,13 +21,22 @@ impl World {
             self.disks[disk].fault = None;
             self.path_until = None;
         }
+        self.later_weather();
         let faults = self.scenario.faults;
         if faults.path && self.path_until.is_none() && self.rng.chance(1, 300) {
             let disk = self.rng.index(self.disks.len());
             let fault = self.rng.pick(&[Fault::Transport, Fault::Timeout, Fault::Gone]);
-            self.disks[disk].fault = Some(fault);
-            self.path_until = Some((disk, self.steps + 1 + self.rng.below(40)));
-            self.note(12, disk as u64, || format!("disk {disk}: from now on {fault:?}"));
+            let steps = 1 + self.rng.below(40);
+            if self.may_fail_as_a_whole(disk) {
+                self.disks[disk].fault = Some(fault);
+                self.path_until = Some((disk, self.steps + steps));
+                self.meet(match fault {
+                    Fault::Transport => Kind::PathTransport,
+                    Fault::Timeout => Kind::PathTimeout,
+                    _ => Kind::PathGone,
+                });
+                self.note(12, disk as u64, || format!("disk {disk}: from now on {fault:?}"));
+            }
         }
         if !self.adopted || !self.rng.chance(1, self.scenario.spoil_every) {
             return;
@@ -43,11 +49,107 @@ impl World {
         }
     }
 
+    /// Trouble of the kinds that came later (with numbers of their own: see `Faults`).
+    fn later_weather(&mut self) {
+        let faults = self.scenario.faults;
+        if let Some((disk, until)) = self.no_writes_until
+            && self.steps >= until
+        {
+            self.disks[disk].write_fault = None;
+            self.no_writes_until = None;
+        }
+        if faults.no_room && self.adopted && self.no_writes_until.is_none() && self.luck.chance(1, 400) {
+            let disk = self.luck.index(self.disks.len());
+            let (fault, kind) =
+                self.luck.pick(&[(Fault::NoSpace, Kind::NoRoom), (Fault::Unsupported, Kind::ReadOnly)]);
+            if self.may_fail_as_a_whole(disk) {
+                self.disks[disk].write_fault = Some(fault);
+                self.no_writes_until = Some((disk, self.steps + 1 + self.luck.below(40)));
+                self.meet(kind);
+                self.note(27, disk as u64, || format!("disk {disk}: from now on writes fail: {fault:?}"));
+            }
+        }
+        if faults.heal && self.luck.chance(1, 80) {
+            self.heal_one();
+        }
+        if faults.clock && self.luck.chance(1, 150) {
+            self.clock_jumps();
+        }
+        if faults.hang {
+            self.late_writes_land();
+        }
+        if faults.silent && self.luck.chance(1, 60) {
+            self.rot_in_service();
+        }
+    }
+
+    /// May a fault hit this device as a whole, or any of its operations, now?
+    pub(super) fn may_fail_as_a_whole(&self, disk: usize) -> bool {
+        disk == 0 || (self.victims.is_empty() && !self.scenario.faults.metadata_medium)
+    }
+
+    /// The monotonic clock only leaps ahead; the wall clock goes anywhere.
+    fn clock_jumps(&mut self) {
+        let seconds = self.luck.pick(&[1, 3600, 86_400, 400 * 86_400]);
+        if self.luck.chance(1, 2) {
+            self.now.mono_ns += seconds.min(86_400) * 1_000_000_000;
+            self.now.unix_s += seconds;
+            self.meet(Kind::ClockAhead);
+        } else {
+            self.now.unix_s = self.now.unix_s.saturating_sub(seconds * 100);
+            self.meet(Kind::ClockBack);
+        }
+    }
+
+    /// One of the places that went bad reads again.
+    fn heal_one(&mut self) {
+        if self.spoiled.is_empty() {
+            return;
+        }
+        let at = self.luck.index(self.spoiled.len());
+        let (disk, extent) = self.spoiled.swap_remove(at);
+        if (extent.start().0..extent.end().0).all(|s| self.disks[disk].bad(s).is_none()) {
+            return;
+        }
+        self.disks[disk].mend(&extent);
+        self.meet(Kind::SectorHeals);
+        self.note(20, extent.start().0, || format!("disk {disk}: {extent} reads again"));
+        for sector in extent.start().0..extent.end().0 {
+            if let Some(logical) = self.volume_sector(disk, sector) {
+                self.oracle.heal(logical);
+            }
+        }
+    }
+
+    /// Which sector of the volume lies there, if one does.
+    pub(super) fn volume_sector(&self, disk: usize, sector: u64) -> Option<u64> {
+        let sectors = self.scenario.main_sectors;
+        if disk == 0 {
+            return Some(sector).filter(|&s| s < sectors);
+        }
+        let life = self.life.as_ref()?;
+        let spare = life.spare_disks.iter().position(|&d| d == disk)? as u8;
+        let per_block = self.block_sectors();
+        let slot = Slot::new(spare, sector / per_block).0;
+        let holds = |e: &&remap_format::Entry| {
+            e.state == EntryState::Remapped && (e.slot..e.slot + u64::from(e.count)).contains(&slot)
+        };
+        let entry = life.engine.table().iter().find(holds)?;
+        let logical = (entry.block + slot - entry.slot) * per_block + sector % per_block;
+        Some(logical).filter(|&s| s < sectors)
+    }
+
     pub(super) fn end_faults(&mut self) {
         for disk in &mut self.disks {
             disk.fault = None;
+            disk.write_fault = None;
         }
         self.path_until = None;
+        self.no_writes_until = None;
+        self.storm = None;
+        while !self.late.is_empty() {
+            self.late_write_ends(0);
+        }
     }
 
     pub(super) fn flush_fails(&mut self) -> Option<Fault> {
@@ -56,12 +158,15 @@ impl World {
             .then(|| self.rng.pick(&[Fault::Unknown, Fault::Medium, Fault::Timeout, Fault::Transport]))
     }
 
-    fn any_bad(&mut self) -> Bad {
+    pub(super) fn any_bad(&mut self) -> Bad {
         let fault = if self.scenario.faults.unknown && self.rng.chance(1, 2) {
             Fault::Unknown
         } else {
             self.rng.pick(&[Fault::Medium, Fault::Medium, Fault::Protection])
         };
+        if fault == Fault::Unknown {
+            self.meet(Kind::BareError);
+        }
         if self.rng.chance(1, 2) { Bad::UntilWritten(fault) } else { Bad::ForEver(fault) }
     }
 
@@ -79,6 +184,8 @@ impl World {
         if !self.disks[0].spoil(&extent, bad) {
             return false;
         }
+        self.spoiled.push((0, extent));
+        self.meet(if matches!(bad, Bad::ForEver(_)) { Kind::MainDead } else { Kind::MainBad });
         self.note(13, extent.start().0, || format!("disk 0: {extent} goes bad: {bad:?}"));
         for sector in extent.start().0..extent.end().0 {
             self.oracle.lose(sector, self.tick);
@@ -110,9 +217,9 @@ impl World {
         }
         let (slot, block) = if !mapped.is_empty() && self.rng.chance(2, 3) {
             let (block, slot) = mapped[self.rng.index(mapped.len())];
-            (remap_core::units::Slot(slot), Some(block))
+            (Slot(slot), Some(block))
         } else {
-            let slot = remap_core::units::Slot::new(spare as u8, self.rng.below(count));
+            let slot = Slot::new(spare as u8, self.rng.below(count));
             (slot, mapped.iter().find(|&&(_, s)| s == slot.0).map(|&(block, _)| block))
         };
         // A free slot may be a job's already, and a job does not say so.
@@ -127,6 +234,8 @@ impl World {
         if !self.disks[disk].spoil(&extent, bad) {
             return;
         }
+        self.spoiled.push((disk, extent));
+        self.meet(if matches!(bad, Bad::ForEver(_)) { Kind::SlotDead } else { Kind::SlotBad });
         self.note(14, start, || {
             format!("disk {disk}: {extent} ({slot:?}, block {block:?}) goes bad: {bad:?}")
         });
@@ -135,96 +244,6 @@ impl World {
             if sector < self.scenario.main_sectors {
                 self.oracle.lose(sector, self.tick);
             }
-        }
-    }
-
-    fn in_metadata(&self, spare: u8, slot: u64) -> bool {
-        let block = 1u64 << self.scenario.block_shift;
-        let (start, end) = (slot * block, (slot + 1) * block);
-        let record = &self.volume.spares[usize::from(spare)];
-        layout::metadata_ranges(record).any(|(at, len)| at < end && start < at + len)
-    }
-
-    pub(super) fn places(&self) -> Vec<(CopyPlace, usize)> {
-        let disks = self.life.as_ref().map(|l| l.spare_disks.clone()).unwrap_or_default();
-        layout::copy_places(&self.volume.spares, &self.volume.homes)
-            .into_iter()
-            .map(|place| (place, disks.get(usize::from(place.spare)).copied().unwrap_or(1)))
-            .collect()
-    }
-
-    pub(super) fn copy_extent(&self, place: &CopyPlace) -> Extent {
-        let bytes = remap_core::recovery::shape_of(&self.volume).bytes();
-        Extent::new(Sector(place.start / 512), bytes / 512).expect("a copy is not empty")
-    }
-
-    fn has_bad(&self, place: &CopyPlace, disk: usize) -> bool {
-        let extent = self.copy_extent(place);
-        (extent.start().0..extent.end().0).any(|s| self.disks[disk].bad(s).is_some())
-    }
-
-    fn spoil_metadata(&mut self) {
-        let Some(life) = &self.life else { return };
-        let (live, in_step) = (life.engine.is_live(), life.engine.copies_in_step());
-        let places = self.places();
-        let (place, disk) = places[self.rng.index(places.len())];
-        let bad_now: Vec<u8> =
-            places.iter().filter(|(p, d)| self.has_bad(p, *d)).map(|(p, _)| p.copy).collect();
-        // What rotted before this life must have been repaired: another copy on the same spare is whole.
-        let whole = |p: &CopyPlace| in_step[usize::from(p.copy)] && !bad_now.contains(&p.copy);
-        let whole_left =
-            places.iter().any(|(p, _)| p.spare == place.spare && p.copy != place.copy && whole(p));
-        let too_many = !bad_now.contains(&place.copy) && bad_now.len() >= MAX_BAD_COPIES;
-        if !live || !whole_left || too_many {
-            return;
-        }
-        let extent = self.copy_extent(&place);
-        let unit = self.unit();
-        let at = extent.start().0 + self.rng.below(extent.sectors() / unit) * unit;
-        let bad = self.any_bad();
-        let extent = Extent::new(Sector(at), unit).expect("one logical block");
-        if self.disks[disk].spoil(&extent, bad) {
-            self.note(15, at, || format!("disk {disk}: {extent} (copy {}) goes bad: {bad:?}", place.copy));
-        }
-    }
-
-    /// Rot between two lives. `in_step`: the copies that would be believed if nothing rotted.
-    pub(super) fn rot(&mut self, in_step: &[bool]) {
-        let places = self.places();
-        let sound = |w: &Self, (p, d): &(CopyPlace, usize)| {
-            in_step.get(usize::from(p.copy)).copied().unwrap_or(false) && !w.has_bad(p, *d)
-        };
-        let mut spared: Vec<u8> = Vec::new();
-        for spare in 0..self.volume.spares.len() as u8 {
-            let here: Vec<u8> =
-                places.iter().filter(|p| p.0.spare == spare && sound(self, p)).map(|p| p.0.copy).collect();
-            let on_spare = places.iter().filter(|p| p.0.spare == spare).count();
-            if here.is_empty() && on_spare > 0 {
-                return;
-            }
-            if !here.is_empty() {
-                spared.push(here[self.rng.index(here.len())]);
-            }
-        }
-        for (place, disk) in places {
-            if spared.contains(&place.copy) || !self.rng.chance(2, 3) {
-                continue;
-            }
-            let extent = self.copy_extent(&place);
-            // A few flipped bits, or a page of the wrong thing, or all of it.
-            let sectors: Vec<u64> = match self.rng.below(3) {
-                0 => (extent.start().0..extent.end().0).collect(),
-                1 => (0..1 + self.rng.below(4))
-                    .map(|_| extent.start().0 + self.rng.below(extent.sectors()))
-                    .collect(),
-                _ => (extent.start().0..extent.start().0 + 16).collect(),
-            };
-            for sector in &sectors {
-                let (byte, mask) = (self.rng.index(512), 1 << self.rng.below(8));
-                self.disks[disk].rot(*sector, byte, mask);
-            }
-            self.tally.rotten += 1;
-            self.note(16, place.start, || format!("copy {} rots in {} sectors", place.copy, sectors.len()));
         }
     }
 }

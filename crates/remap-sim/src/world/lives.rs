@@ -10,7 +10,9 @@ use remap_core::recovery::{Recovered, RecoveryError, SpareReader, recover};
 use remap_core::units::{Extent, Sector};
 use remap_format::{COPIES, CopyRole, Entry, MainIdentity, SpareRecord, Superblock, SuperblockFlags, layout};
 
-use super::{Life, World};
+use super::flushes::{Debt, Failures};
+use super::{Life, STEPS_TO_REST, World};
+use crate::coverage::Kind;
 use crate::disk::{Loss, SimDisk};
 use crate::inside;
 use crate::scenario::Scenario;
@@ -28,6 +30,18 @@ struct Reader<'d> {
     /// Byte ranges that cannot be read now, on the first disk given.
     hidden: Vec<(u64, u64)>,
     planted: Planted,
+    flakes: &'d mut Vec<Flake>,
+    /// The path failed.
+    path_failed: bool,
+}
+
+/// Reads that touch the extent fail, some times.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flake {
+    disk: usize,
+    extent: Extent,
+    fault: Fault,
+    times: u32,
 }
 
 impl SpareReader for Reader<'_> {
@@ -37,7 +51,14 @@ impl SpareReader for Reader<'_> {
             return Err(Fault::Timeout);
         }
         let extent = Extent::new(Sector(offset / 512), (into.len() / 512) as u64).ok_or(Fault::Unknown)?;
-        inside::outside(|| self.disks[self.order[spare]].read(&extent, into))
+        let disk = self.order[spare];
+        let here = |f: &&mut Flake| f.disk == disk && f.times > 0 && f.extent.overlaps(&extent);
+        if let Some(flake) = self.flakes.iter_mut().find(here) {
+            flake.times -= 1;
+            self.path_failed |= matches!(flake.fault, Fault::Transport | Fault::Gone);
+            return Err(flake.fault);
+        }
+        inside::outside(|| self.disks[disk].read(&extent, into))
     }
 
     fn planted(&self) -> Planted {
@@ -91,12 +112,13 @@ impl World {
     pub fn assemble(&mut self) -> Checked {
         let mut order: Vec<usize> = (1..self.disks.len()).collect();
         self.rng.shuffle(&mut order);
-        let life = loop {
-            if let Some(life) = self.begin_life(&mut order)? {
-                break life;
+        let (life, in_step) = loop {
+            if let Some(begun) = self.begin_life(&mut order)? {
+                break begun;
             }
         };
         self.life = Some(life);
+        self.choose_victims(&in_step);
         self.pump()?;
         if self.adopted && self.rng.chance(1, 4) && !self.stage.effects_late {
             self.look_at_everything()?;
@@ -104,9 +126,9 @@ impl World {
         Ok(())
     }
 
-    /// Recovers or adopts, and starts an engine; `None`: there was no memory for it.
-    fn begin_life(&mut self, order: &mut Vec<usize>) -> Result<Option<Life>, Violation> {
-        let recovered = match self.find_volume(order) {
+    /// Recovers or adopts, and starts an engine: with it, which copies were in step. `None`: there was no memory for it.
+    fn begin_life(&mut self, order: &mut Vec<usize>) -> Result<Option<(Life, Vec<bool>)>, Violation> {
+        let recovered = match self.find_at_last(order)? {
             Ok(recovered) => recovered,
             Err(error) if self.adopted => {
                 return Err(Rule::C8.broken(format!("recovery refused within the budget: {error}")));
@@ -125,13 +147,17 @@ impl World {
         self.note(17, generation, || {
             format!("assembled: generation {generation}, {entries} entries, {copies} good copies")
         });
+        if self.adopted && recovered.needs_repair {
+            self.meet(Kind::Repair);
+        }
+        let in_step: Vec<bool> = recovered.copies.iter().map(|c| c.flaw.is_none()).collect();
         let spare_disks = disks_of(&recovered, order);
         self.see_layout(&recovered.superblock);
         let config = EngineConfig { planted: self.scenario.planted, ..EngineConfig::default() };
         let now = self.now;
         let Ok(engine) = inside::core(|| Engine::start(recovered, config, now)) else { return Ok(None) };
         let view = engine.view();
-        Ok(Some(Life { engine, view, spare_disks }))
+        Ok(Some((Life { engine, view, spare_disks }, in_step)))
     }
 
     /// Recovers from these disks. A spare that has left, or did not quite join, is refused: a person is told, and leaves it out.
@@ -141,8 +167,7 @@ impl World {
                 Err(RecoveryError::NotAMember { spare, .. } | RecoveryError::NoMetadata { spare, .. })
                     if self.adopted && order.len() > 1 =>
                 {
-                    let disk = order.remove(spare);
-                    self.note(19, disk as u64, || format!("disk {disk} is not part of the volume"));
+                    self.leave_out(order, spare);
                 }
                 other => return other,
             }
@@ -164,15 +189,103 @@ impl World {
         order: &[usize],
         hidden: Vec<(u64, u64)>,
     ) -> Result<Recovered, RecoveryError> {
+        self.recover_with(disks, order, hidden, &mut Vec::new()).0
+    }
+
+    /// What recovery says, and whether the path failed while it read.
+    fn recover_with(
+        &self,
+        disks: &[SimDisk],
+        order: &[usize],
+        hidden: Vec<(u64, u64)>,
+        flakes: &mut Vec<Flake>,
+    ) -> (Result<Recovered, RecoveryError>, bool) {
         let sizes: Vec<u64> = order.iter().map(|&d| disks[d].sectors() * 512).collect();
-        let mut reader = Reader { disks, order, hidden, planted: self.scenario.planted };
+        let planted = self.scenario.planted;
+        let mut reader = Reader { disks, order, hidden, planted, flakes, path_failed: false };
         loop {
             let before = inside::refusals();
             let found = inside::core(|| recover(&mut reader, &sizes, false));
             if !matches!(found, Err(RecoveryError::Memory(_))) || inside::refusals() == before {
-                return found;
+                return (found, reader.path_failed);
             }
         }
+    }
+
+    /// Recovers; as long as the path fails that must be refused, and a person tries again.
+    fn find_at_last(
+        &mut self,
+        order: &mut Vec<usize>,
+    ) -> Result<Result<Recovered, RecoveryError>, Violation> {
+        let mut flakes = core::mem::take(&mut self.flakes);
+        loop {
+            let before: u32 = flakes.iter().map(|f| f.times).sum();
+            let (found, path_failed) = self.recover_with(&self.disks, order, Vec::new(), &mut flakes);
+            let failed = before - flakes.iter().map(|f| f.times).sum::<u32>();
+            if failed > 0 && !path_failed {
+                self.meet(Kind::RecoveryReadFails);
+            }
+            match found {
+                Err(RecoveryError::Unreachable { .. }) if path_failed => self.meet(Kind::RecoveryPathFails),
+                _ if path_failed => {
+                    return Err(Rule::C8.broken("recovery went on although the path to a spare failed"));
+                }
+                Err(RecoveryError::NotAMember { spare, .. } | RecoveryError::NoMetadata { spare, .. })
+                    if self.adopted && order.len() > 1 =>
+                {
+                    self.leave_out(order, spare);
+                }
+                found => return Ok(found),
+            }
+        }
+    }
+
+    fn leave_out(&mut self, order: &mut Vec<usize>, spare: usize) {
+        let disk = order.remove(spare);
+        self.note(19, disk as u64, || format!("disk {disk} is not part of the volume"));
+    }
+
+    /// After a power cut: which copies recovery would believe now.
+    fn look_at_copies(&mut self) -> Option<Vec<bool>> {
+        let disks = self.life.as_ref().map(|l| l.spare_disks.clone()).unwrap_or_default();
+        let mut order: Vec<usize> = disks.into_iter().filter(|&disk| disk != GONE).collect();
+        let found = self.find_volume(&mut order).ok()?;
+        self.see_layout(&found.superblock);
+        if let Some(life) = &mut self.life {
+            life.spare_disks = disks_of(&found, &order);
+        }
+        Some(found.copies.iter().map(|c| c.flaw.is_none()).collect())
+    }
+
+    /// Chooses what cannot be read for a moment in the next recovery: of each spare one copy that is whole is spared, but the
+    /// path may fail anywhere.
+    fn choose_flakes(&mut self, in_step: &[bool]) {
+        let mut luck = self.luck.clone();
+        if let Some(spared) = self.spare_some(in_step, |n| luck.index(n)) {
+            for (place, disk) in self.places() {
+                if spared.contains(&place.copy) {
+                    continue;
+                }
+                let copy = self.copy_extent(&place);
+                for _ in 0..luck.below(4) {
+                    let start = copy.start().0 + luck.below(copy.sectors());
+                    let len = (1 + luck.below(copy.sectors())).min(copy.end().0 - start);
+                    let extent = Extent::new(Sector(start), len).expect("a part of a copy");
+                    let fault =
+                        luck.pick(&[Fault::Medium, Fault::Unknown, Fault::Timeout, Fault::Protection]);
+                    self.flakes.push(Flake { disk, extent, fault, times: 1 + luck.below(3) as u32 });
+                }
+            }
+        }
+        if luck.chance(1, 3) {
+            let disk = 1 + luck.index(self.disks.len() - 1);
+            let sectors = self.disks[disk].sectors();
+            let from = luck.below(sectors);
+            let extent = Extent::between(Sector(from), Sector(sectors)).expect("the end of a disk");
+            let fault = luck.pick(&[Fault::Transport, Fault::Gone]);
+            self.flakes.push(Flake { disk, extent, fault, times: 1 + luck.below(3) as u32 });
+        }
+        self.luck = luck;
     }
 
     /// Disks that are spares of the volume, in its order, or about to be.
@@ -212,26 +325,47 @@ impl World {
     pub fn crash(&mut self) -> Checked {
         let losses = [Loss::None, Loss::All, Loss::Suffix, Loss::Writes, Loss::Sectors];
         self.tally.crashes += 1;
+        self.meet(Kind::PowerCut);
+        if self.adopted && self.life.as_ref().is_some_and(|l| !l.engine.is_live()) {
+            self.meet(Kind::PowerCutInRepair);
+        }
         self.strand_operations();
         for disk in 0..self.disks.len() {
             let loss = self.rng.pick(&losses);
             self.note(18, disk as u64, || format!("crash: disk {disk} loses {loss:?}"));
             self.disks[disk].crash(loss, &mut self.rng);
+            self.meet(match loss {
+                Loss::None => Kind::CrashKeepsAll,
+                Loss::All => Kind::CrashDropsAll,
+                Loss::Suffix => Kind::CrashDropsNewest,
+                Loss::Writes => Kind::CrashReorders,
+                Loss::Sectors => Kind::CrashTears,
+            });
         }
         self.path_until = None;
+        self.no_writes_until = None;
+        self.storm = None;
+        self.flush_debt = Debt::NONE;
+        self.failures.fill(Failures::default());
         self.beyond_the_budget()?;
-        if self.adopted && self.scenario.faults.rot && self.rng.chance(1, 2) {
-            let disks = self.life.as_ref().map(|l| l.spare_disks.clone()).unwrap_or_default();
-            let mut order: Vec<usize> = disks.into_iter().filter(|&disk| disk != GONE).collect();
-            if let Ok(found) = self.find_volume(&mut order) {
-                self.see_layout(&found.superblock);
-                if let Some(life) = &mut self.life {
-                    life.spare_disks = disks_of(&found, &order);
-                }
-                let in_step: Vec<bool> = found.copies.iter().map(|c| c.flaw.is_none()).collect();
-                self.rot(&in_step);
-            }
+        if self.adopted
+            && self.scenario.faults.rot
+            && self.rng.chance(1, 2)
+            && let Some(in_step) = self.look_at_copies()
+        {
+            self.rot(&in_step);
         }
+        self.flakes.clear();
+        if self.adopted
+            && self.victims.is_empty()
+            && self.scenario.faults.flaky
+            && self.luck.chance(1, 2)
+            && let Some(in_step) = self.look_at_copies()
+        {
+            self.choose_flakes(&in_step);
+        }
+        self.victims.clear();
+        self.replays = self.recent.drain(..).collect();
         self.life = None;
         self.suspended = false;
         self.changing = None;
@@ -251,6 +385,12 @@ impl World {
     /// # Errors
     /// It does not come to rest, or a sector is not what it may be.
     pub fn look_at_everything(&mut self) -> Checked {
+        self.end_faults();
+        if self.flushes_are_latched() {
+            // Only a restart makes them good again.
+            self.crash()?;
+            self.assemble()?;
+        }
         self.rest()?;
         self.begin_command(Command::Resume)?;
         self.rest()?;
@@ -267,16 +407,33 @@ impl World {
     pub(super) fn finish(&mut self) -> Checked {
         self.look_at_everything()?;
         self.check_table()?;
+        self.victims.clear();
         for (place, disk) in self.places() {
             let extent = self.copy_extent(&place);
             self.disks[disk].mend(&extent);
         }
         self.begin_command(Command::Save)?;
         self.rest()?;
+        self.catch_up()?;
         self.check_copies()?;
         self.crash()?;
         self.assemble()?;
         self.look_at_everything()
+    }
+
+    /// Copies that fell behind catch up by themselves, in a time that the engine names (C6).
+    fn catch_up(&mut self) -> Checked {
+        for _ in 0..STEPS_TO_REST {
+            let Some(life) = &self.life else { return Ok(()) };
+            if life.engine.copies_in_step().iter().all(|&c| c) {
+                return Ok(());
+            }
+            let Some(at) = life.engine.poll_timeout() else { break };
+            self.now.mono_ns = self.now.mono_ns.max(at);
+            self.wake_engine()?;
+            self.rest()?;
+        }
+        Err(Rule::C6.broken("copies that fell behind do not catch up although nothing is wrong any more"))
     }
 
     /// C4: without a bad sector and without a command no block has an entry.

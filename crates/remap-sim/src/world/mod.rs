@@ -9,7 +9,9 @@ mod commands;
 mod cut;
 mod devices;
 mod faults;
+mod flushes;
 mod lives;
+mod metadata;
 mod staged;
 mod words;
 
@@ -17,11 +19,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use remap_core::engine::{Engine, Event, MAX_BOUNCES, Notice, VolumeState};
-use remap_core::op::{OpId, RequestId};
-use remap_core::units::Now;
+use remap_core::op::{OpId, RequestId, RequestKind};
+use remap_core::units::{Extent, Now};
 use remap_core::view::View;
-use remap_format::Superblock;
+use remap_format::{Cause, Superblock};
 
+use crate::coverage::{Coverage, Kind};
 use crate::disk::SimDisk;
 use crate::inside;
 use crate::oracle::Oracle;
@@ -33,6 +36,8 @@ use crate::{Checked, Rule, Violation};
 use clients::{Client, Part};
 pub use cut::{Cut, State};
 use devices::Out;
+use flushes::{Debt, Failures};
+use lives::Flake;
 pub use staged::Failing;
 
 /// Steps in which a world without faults must come to rest (C6).
@@ -40,6 +45,10 @@ const STEPS_TO_REST: u64 = 200_000;
 /// Probes of a device after which a breaker may stay open.
 const MOST_PROBES: u32 = 16;
 const START_UNIX_S: u64 = 1_700_000_000;
+/// Tells the numbers of the faults that came later from the others.
+const LUCK: u64 = 0x10c4;
+/// A generation below this came after the largest one.
+const GENERATIONS_AFTER_WRAP: u64 = 1 << 32;
 
 /// What a run did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,6 +89,8 @@ pub struct Tally {
     pub sectors_checked: u64,
     /// A hash of all events, in order (C7).
     pub hash: u64,
+    /// Which faults and states were met.
+    pub met: Coverage,
 }
 
 impl Tally {
@@ -103,6 +114,7 @@ impl Tally {
         self.rotten += other.rotten;
         self.sectors_checked += other.sectors_checked;
         self.hash = self.hash.rotate_left(5) ^ other.hash;
+        self.met.add(&other.met);
     }
 }
 
@@ -118,6 +130,8 @@ struct Life {
 pub struct World {
     scenario: Scenario,
     rng: Rng,
+    /// Numbers for the faults that came later (see `Faults`).
+    luck: Rng,
     /// The main device, then the spares.
     disks: Vec<SimDisk>,
     volume: Superblock,
@@ -151,6 +165,25 @@ pub struct World {
     /// The command that changes the spares, and the number of the one that is to join.
     changing: Option<(u64, Option<u8>)>,
     path_until: Option<(usize, u64)>,
+    no_writes_until: Option<(usize, u64)>,
+    /// No operation on this disk that begins before that step is answered.
+    storm: Option<(usize, u64)>,
+    /// Writes that were answered with a time-out and may still happen.
+    late: Vec<Out>,
+    /// Flushes that failed, for each disk.
+    failures: Vec<Failures>,
+    /// Writes of clients that were lost by flushes that failed.
+    flush_debt: Debt,
+    /// What went bad, for it may heal.
+    spoiled: Vec<(usize, Extent)>,
+    /// Copies with trouble that nobody hears of, in this life, and how rarely a write to them goes astray.
+    victims: Vec<u8>,
+    /// What cannot be read for a moment in the next recovery.
+    flakes: Vec<Flake>,
+    stray_one_in: u64,
+    /// Writes of the life before that may be sent again.
+    recent: VecDeque<(RequestKind, Extent, u32)>,
+    replays: Vec<(RequestKind, Extent, u32)>,
     steps: u64,
     quiet: bool,
     /// Refusals of memory that were noticed.
@@ -215,6 +248,7 @@ impl World {
     #[must_use]
     pub fn create(scenario: Scenario) -> Self {
         let rng = Rng::seeded(scenario.seed);
+        let luck = Rng::seeded(scenario.seed ^ LUCK);
         let mut main = SimDisk::blank(scenario.main_sectors);
         let mut bytes = [0u8; SECTOR];
         for sector in 0..scenario.main_sectors {
@@ -230,6 +264,8 @@ impl World {
             refusals: inside::refusals(),
             oracle: Oracle::adopt(scenario.main_sectors),
             rng,
+            luck,
+            failures: vec![Failures::default(); scenario.spares.len() + 1],
             disks,
             life: None,
             adopted: false,
@@ -252,6 +288,16 @@ impl World {
             suspended: false,
             changing: None,
             path_until: None,
+            no_writes_until: None,
+            storm: None,
+            late: Vec::new(),
+            flush_debt: Debt::NONE,
+            spoiled: Vec::new(),
+            victims: Vec::new(),
+            flakes: Vec::new(),
+            stray_one_in: 1,
+            recent: VecDeque::new(),
+            replays: Vec::new(),
             steps: 0,
             quiet: false,
             tally: Tally::default(),
@@ -296,7 +342,9 @@ impl World {
 
     /// Each step has dice of its own: when others are left out, it does what it did, as far as it still can.
     fn throw_dice(&mut self, step: u64) {
-        self.rng = Rng::seeded(self.scenario.seed ^ step.wrapping_mul(0xd1b5_4a32_d192_ed03));
+        let dice = self.scenario.seed ^ step.wrapping_mul(0xd1b5_4a32_d192_ed03);
+        self.rng = Rng::seeded(dice);
+        self.luck = Rng::seeded(dice ^ LUCK);
     }
 
     fn life_length(&mut self) -> u64 {
@@ -395,6 +443,7 @@ impl World {
     }
 
     fn count(&mut self, notice: &Notice) -> Checked {
+        self.meet_state(notice);
         let tally = &mut self.tally;
         match notice {
             Notice::Live => self.adopted = true,
@@ -415,10 +464,47 @@ impl World {
             Notice::Checkpointed { .. } => tally.checkpoints += 1,
             Notice::Exhausted => self.full_at = self.tick,
             Notice::SpareJoined { .. } => tally.joined += 1,
-            Notice::SpareLeft { .. } => tally.left += 1,
+            Notice::SpareLeft { spare } => {
+                tally.left += 1;
+                let disk = self.life.as_ref().and_then(|l| l.spare_disks.get(usize::from(*spare)).copied());
+                disk.into_iter().for_each(|disk| self.main_takes_over_flushes(disk));
+            }
             Notice::BreakerReset | Notice::Thawed | Notice::NotErased { .. } => {}
         }
         Ok(())
+    }
+
+    fn meet_state(&mut self, notice: &Notice) {
+        let kind = match notice {
+            Notice::Live => return,
+            Notice::Pending { .. } => Kind::Pending,
+            Notice::Remapped { cause: Cause::Predicted, .. } => Kind::Evacuated,
+            Notice::Remapped { .. } => Kind::Remapped,
+            Notice::Healed { .. } => Kind::Healed,
+            Notice::Cleared { .. } => Kind::Cleared,
+            Notice::SlotRetired { .. } => Kind::SlotRetired,
+            Notice::CopyFailed { fenced: true, .. } => Kind::CopyFenced,
+            Notice::CopyFailed { fenced: false, .. } => Kind::CopyBehind,
+            Notice::BreakerTripped { .. } => Kind::BreakerOpen,
+            Notice::BreakerReset => Kind::BreakerClosed,
+            Notice::Frozen { .. } => Kind::Frozen,
+            Notice::Thawed => Kind::Thawed,
+            Notice::Checkpointed { generation, .. } => {
+                if *generation < GENERATIONS_AFTER_WRAP && self.scenario.seed.is_multiple_of(4) {
+                    self.meet(Kind::GenerationWraps);
+                }
+                Kind::Checkpoint
+            }
+            Notice::Exhausted => Kind::Exhausted,
+            Notice::SpareJoined { .. } => Kind::SpareJoined,
+            Notice::SpareLeft { .. } => Kind::SpareLeft,
+            Notice::NotErased { .. } => return,
+        };
+        self.meet(kind);
+    }
+
+    fn meet(&mut self, kind: Kind) {
+        self.tally.met.meet(kind);
     }
 
     /// Every event goes into the hash; its words only if somebody wants to read them.
