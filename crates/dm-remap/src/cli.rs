@@ -3,6 +3,7 @@
 //! Invariant: what parses here is complete and plausible; only what needs a look at a device is refused later.
 
 mod metadata;
+mod shared;
 mod values;
 
 use std::net::SocketAddr;
@@ -16,11 +17,12 @@ pub(crate) use metadata::{
     MetadataDumpArgs, MetadataGenerationsArgs, MetadataRepairArgs, MetadataRestoreArgs, MetadataRollbackArgs,
     Moment,
 };
+pub(crate) use shared::NewSparesArg;
 pub(crate) use values::{
-    DrillArg, DrillTarget, DumpFormat, ExportFormat, IoArg, MapFormat, PolicyArg, Statuses,
+    DrillArg, DrillTarget, DumpFormat, ExportFormat, IoArg, MapFormat, PolicyArg, Statuses, parse_name,
 };
 
-use self::values::parse_name;
+use self::shared::{JsonArg, OutputArg, SparesArg};
 use crate::exit;
 use crate::open::SpareArg;
 use crate::units::{parse_block_size, parse_duration, parse_size};
@@ -302,9 +304,8 @@ Examples:
 pub(crate) struct MapListArgs {
     #[command(flatten)]
     pub(crate) source: TableSource,
-    /// JSON, with a schema_version
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) form: JsonArg,
 }
 
 /// Add sectors known to be lost to a volume that nobody serves
@@ -321,9 +322,8 @@ pub(crate) struct MapImportArgs {
     /// The main device of the volume
     #[arg(long)]
     pub(crate) main: PathBuf,
-    /// A spare of the volume; repeat for more
-    #[arg(long = "spare", value_name = "PATH[@START[+LEN]]", required = true)]
-    pub(crate) spares: Vec<SpareArg>,
+    #[command(flatten)]
+    pub(crate) spares: SparesArg,
     /// The list
     pub(crate) file: PathBuf,
     #[command(flatten)]
@@ -351,12 +351,8 @@ pub(crate) struct MapExportArgs {
     /// Block size of a badblocks list
     #[arg(long, value_name = "SIZE", default_value = "1K", value_parser = parse_block_size)]
     pub(crate) block_size: u32,
-    /// Where to write it [default: standard output]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
-    /// Replace an output that exists
-    #[arg(long)]
-    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) to: OutputArg,
     /// Path of the main device in a dmsetup table [default: as it is served; needed with --spare]
     #[arg(long, value_name = "PATH")]
     pub(crate) main_path: Option<PathBuf>,
@@ -379,9 +375,8 @@ Examples:
 pub(crate) struct ReleaseArgs {
     /// The main device
     pub(crate) main: PathBuf,
-    /// A spare of the volume; repeat for more
-    #[arg(long = "spare", value_name = "PATH[@START[+LEN]]", required = true)]
-    pub(crate) spares: Vec<SpareArg>,
+    #[command(flatten)]
+    pub(crate) spares: SparesArg,
     /// Copy the volume to this file or device
     #[arg(long, value_name = "DEST")]
     pub(crate) to: Option<PathBuf>,

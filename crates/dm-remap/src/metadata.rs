@@ -57,9 +57,9 @@ pub(crate) fn run(args: &MetadataArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn run_check(args: &MetadataCheckArgs) -> anyhow::Result<ExitCode> {
-    let spares = Opener::auto().spares(&args.spares, Access::Read)?;
+    let spares = Opener::auto().spares(&args.spares.spares, Access::Read)?;
     let report = check::check(&spares);
-    let text = if args.json { wire::pretty(&report)? } else { report.text() };
+    let text = if args.form.json { wire::pretty(&report)? } else { report.text() };
     deliver(None, text.as_bytes(), false)?;
     let exit = match report.verdict {
         Verdict::Good => Exit::Done,
@@ -70,16 +70,16 @@ fn run_check(args: &MetadataCheckArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn run_dump(args: &MetadataDumpArgs) -> anyhow::Result<ExitCode> {
-    if let Some(output) = &args.output {
-        files::refuse_existing(output, args.force)?;
+    if let Some(output) = &args.to.output {
+        files::refuse_existing(output, args.to.force)?;
     }
-    let spares = Opener::auto().spares(&args.spares, Access::Read)?;
+    let spares = Opener::auto().spares(&args.spares.spares, Access::Read)?;
     let recovered = examine(&spares, true)?;
     let text = match args.format {
         DumpFormat::Json => Dump::of(&recovered).to_json()?,
-        DumpFormat::Text => text(&recovered, &args.spares, &spares),
+        DumpFormat::Text => text(&recovered, &args.spares.spares, &spares),
     };
-    deliver(args.output.as_deref(), text.as_bytes(), args.force)?;
+    deliver(args.to.output.as_deref(), text.as_bytes(), args.to.force)?;
     Ok(Exit::Done.into())
 }
 
@@ -114,13 +114,13 @@ fn text(recovered: &Recovered, args: &[SpareArg], spares: &[Device]) -> String {
 
 fn run_repair(args: &MetadataRepairArgs) -> anyhow::Result<ExitCode> {
     let mut opener = Opener::auto();
-    let spares = opener.spares(&args.spares, Access::Read)?;
+    let spares = opener.spares(&args.spares.spares, Access::Read)?;
     let Some(gathered) = repair::gather(&spares)? else {
         let text = "no copy has a whole superblock: nothing can be believed, and nothing was written; if there is a \
                     dump, 'metadata restore' brings it back";
         return Err(refusal(Exit::Metadata, text));
     };
-    let mut outputs = Outputs::open(&args.outputs, args.force, &gathered.superblock, &mut opener)?;
+    let mut outputs = Outputs::open(&args.outputs, &gathered.superblock, &mut opener)?;
     let outcome = outputs.write(gathered)?;
     Ok(say_written(&outcome, &outputs).into())
 }
@@ -139,38 +139,38 @@ fn say_written(outcome: &Outcome, outputs: &Outputs) -> Exit {
 }
 
 fn run_analyze(args: &MetadataAnalyzeArgs) -> anyhow::Result<ExitCode> {
-    let spares = Opener::auto().spares(&args.spares, Access::Read)?;
+    let spares = Opener::auto().spares(&args.spares.spares, Access::Read)?;
     let analysis = Analysis::of(&examine(&spares, true)?);
-    let text = if args.json { wire::pretty(&analysis)? } else { analysis.text() };
+    let text = if args.form.json { wire::pretty(&analysis)? } else { analysis.text() };
     deliver(None, text.as_bytes(), false)?;
     Ok(Exit::Done.into())
 }
 
 fn run_generations(args: &MetadataGenerationsArgs) -> anyhow::Result<ExitCode> {
-    let spares = Opener::auto().spares(&args.spares, Access::Read)?;
+    let spares = Opener::auto().spares(&args.spares.spares, Access::Read)?;
     let superblock = examine(&spares, true)?.superblock;
     let found = remap_runtime::generations(&spares)
         .map_err(|error| crate::open::recovery_refusal(&error, &spares))?;
     let list = generations::List::of(&superblock, &found);
-    let text = if args.json { wire::pretty(&list)? } else { list.text() };
+    let text = if args.form.json { wire::pretty(&list)? } else { list.text() };
     deliver(None, text.as_bytes(), false)?;
     Ok(Exit::Done.into())
 }
 
 fn run_compare(args: &MetadataCompareArgs) -> anyhow::Result<ExitCode> {
-    let spares = Opener::auto().spares(&args.spares, Access::Read)?;
+    let spares = Opener::auto().spares(&args.spares.spares, Access::Read)?;
     let from = moment::recover(&args.from, &spares)?;
     let to = moment::recover(&args.to, &spares)?;
     moment::refuse_strangers(&from.superblock, &to.superblock)?;
     let comparison = compare::Comparison::of(&from, &to);
-    let text = if args.json { wire::pretty(&comparison)? } else { comparison.text() };
+    let text = if args.form.json { wire::pretty(&comparison)? } else { comparison.text() };
     deliver(None, text.as_bytes(), false)?;
     Ok(Exit::Done.into())
 }
 
 fn run_rollback(args: &MetadataRollbackArgs) -> anyhow::Result<ExitCode> {
     let mut opener = Opener::auto();
-    let spares = opener.spares(&args.spares, Access::Read)?;
+    let spares = opener.spares(&args.spares.spares, Access::Read)?;
     let now = examine(&spares, true)?;
     let then = moment::recover(&args.to, &spares)?;
     let plan = rollback::Plan::of(&now, &then)?;
@@ -186,7 +186,7 @@ fn run_rollback(args: &MetadataRollbackArgs) -> anyhow::Result<ExitCode> {
     if args.dry_run {
         return Ok(Exit::Done.into());
     }
-    let mut outputs = Outputs::open(&args.outputs, args.force, &now.superblock, &mut opener)?;
+    let mut outputs = Outputs::open(&args.outputs, &now.superblock, &mut opener)?;
     let outcome = outputs.write(rollback::rolled_back(&now, &then, &spares))?;
     Ok(say_written(&outcome, &outputs).into())
 }
@@ -196,7 +196,7 @@ fn run_restore(args: &MetadataRestoreArgs) -> anyhow::Result<ExitCode> {
     let (superblock, entries) = dump.volume().with_context(|| moment::not_a_dump(&args.dump))?;
     let mut opener = Opener::auto();
     let main = args.main.as_ref().map(|main| opener.whole(main, Access::Read)).transpose()?;
-    let spares = opener.spares(&args.spares, Access::Write)?;
+    let spares = opener.spares(&args.spares.spares, Access::Write)?;
     let name = superblock.name.clone();
     let generation = restore::restore(superblock, &entries, &spares, main.as_ref(), args.force)?;
     println!(

@@ -49,7 +49,7 @@ pub(crate) fn run(args: &ReleaseArgs) -> anyhow::Result<ExitCode> {
 fn open_volume(args: &ReleaseArgs, access: Access) -> anyhow::Result<Volume> {
     let mut opener = Opener::auto();
     let main = opener.whole(&args.main, access)?;
-    let spares = opener.spares(&args.spares, access)?;
+    let spares = opener.spares(&args.spares.spares, access)?;
     // Refusals that name the spares' paths come from here.
     examine(&spares, access == Access::Read)?;
     let options = OpenOptions {
@@ -158,7 +158,7 @@ fn to_other(args: &ReleaseArgs, to: &Path) -> anyhow::Result<ExitCode> {
 
 /// Marks the spares as released without so much as opening the main device for writing.
 fn mark_released(args: &ReleaseArgs) -> anyhow::Result<()> {
-    let spares = Opener::auto().spares(&args.spares, Access::Write)?;
+    let spares = Opener::auto().spares(&args.spares.spares, Access::Write)?;
     let mut recovered = examine(&spares, true)?;
     let flags = recovered.superblock.flags.0 | SuperblockFlags::RELEASED.0;
     recovered.superblock.flags = SuperblockFlags(flags);
@@ -172,7 +172,10 @@ fn open_dest(args: &ReleaseArgs, to: &Path, size: u64) -> anyhow::Result<Device>
         (Ok(a), Ok(b)) => a == b,
         _ => false,
     };
-    if std::iter::once(args.main.as_path()).chain(args.spares.iter().map(|s| s.path.as_path())).any(same) {
+    if std::iter::once(args.main.as_path())
+        .chain(args.spares.spares.iter().map(|s| s.path.as_path()))
+        .any(same)
+    {
         let text = format!("{}: is a device of the volume itself: give another destination", to.display());
         return Err(refusal(Exit::Mismatch, text));
     }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 
 use super::DumpFormat;
-use crate::open::SpareArg;
+use super::shared::{JsonArg, NewSparesArg, OutputArg, SparesArg};
 
 /// Look at, repair and bring back the metadata on spares that nobody serves
 ///
@@ -38,12 +38,10 @@ pub(crate) enum MetadataAction {
 Examples:
       dm-remap metadata check --spare /var/lib/sdb.spare")]
 pub(crate) struct MetadataCheckArgs {
-    /// A spare of the volume; repeat for more
-    #[arg(long = "spare", value_name = "PATH[@START[+LEN]]", required = true)]
-    pub(crate) spares: Vec<SpareArg>,
-    /// JSON, with a schema_version
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) spares: SparesArg,
+    #[command(flatten)]
+    pub(crate) form: JsonArg,
 }
 
 /// Write all that the metadata say; reads the spares only
@@ -55,18 +53,13 @@ Examples:
   For people:
       dm-remap metadata dump --spare /var/lib/sdb.spare --format text")]
 pub(crate) struct MetadataDumpArgs {
-    /// A spare of the volume; repeat for more
-    #[arg(long = "spare", value_name = "PATH[@START[+LEN]]", required = true)]
-    pub(crate) spares: Vec<SpareArg>,
+    #[command(flatten)]
+    pub(crate) spares: SparesArg,
     /// Form of the output
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: DumpFormat,
-    /// Where to write it [default: standard output]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) output: Option<PathBuf>,
-    /// Replace an output that exists
-    #[arg(long)]
-    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) to: OutputArg,
 }
 
 /// Say how the table, the slots and the metadata are used: fragments, wear, hotspots, causes; reads only
@@ -76,12 +69,10 @@ Examples:
       dm-remap metadata analyze --spare /var/lib/sdb.spare
       dm-remap metadata analyze --spare /var/lib/sdb.spare --json")]
 pub(crate) struct MetadataAnalyzeArgs {
-    /// A spare of the volume; repeat for more
-    #[arg(long = "spare", value_name = "PATH[@START[+LEN]]", required = true)]
-    pub(crate) spares: Vec<SpareArg>,
-    /// JSON, with a schema_version
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) spares: SparesArg,
+    #[command(flatten)]
+    pub(crate) form: JsonArg,
 }
 
 /// List the tables of the past that the spares still hold; reads only
@@ -93,12 +84,10 @@ pub(crate) struct MetadataAnalyzeArgs {
 Examples:
       dm-remap metadata generations --spare /var/lib/sdb.spare")]
 pub(crate) struct MetadataGenerationsArgs {
-    /// A spare of the volume; repeat for more
-    #[arg(long = "spare", value_name = "PATH[@START[+LEN]]", required = true)]
-    pub(crate) spares: Vec<SpareArg>,
-    /// JSON, with a schema_version
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) spares: SparesArg,
+    #[command(flatten)]
+    pub(crate) form: JsonArg,
 }
 
 /// Say what changed between two moments of the table; reads only
@@ -113,19 +102,20 @@ Examples:
       dm-remap metadata compare --spare /var/lib/sdb.spare --from 41 --to 44
   Between two dumps, without the spares:
       dm-remap metadata compare --from monday.json --to tuesday.json")]
+#[command(mut_arg("spares", |spares| spares
+    .required(false)
+    .help("A spare of the volume, unless two dumps are compared; repeat for more")))]
 pub(crate) struct MetadataCompareArgs {
-    /// A spare of the volume, unless two dumps are compared; repeat for more
-    #[arg(long = "spare", value_name = "PATH[@START[+LEN]]")]
-    pub(crate) spares: Vec<SpareArg>,
+    #[command(flatten)]
+    pub(crate) spares: SparesArg,
     /// The earlier moment
     #[arg(long, value_name = "GENERATION|now|DUMP")]
     pub(crate) from: Moment,
     /// The later moment
     #[arg(long, value_name = "GENERATION|now|DUMP", default_value = "now")]
     pub(crate) to: Moment,
-    /// JSON, with a schema_version
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) form: JsonArg,
 }
 
 /// Make new spares with the table of an earlier moment, if the data still allow it
@@ -139,22 +129,21 @@ Examples:
       dm-remap metadata rollback --spare /var/lib/sdb.spare --to 41 --dry-run
   Do it:
       dm-remap metadata rollback --spare /var/lib/sdb.spare --to 41 --output /var/lib/sdb.back")]
+#[command(
+    mut_arg("outputs", |outputs| outputs.required(false).required_unless_present("dry_run")),
+    mut_arg("force", |force| force.help("Overwrite outputs that hold something (never blocks that cannot go back)"))
+)]
 pub(crate) struct MetadataRollbackArgs {
-    /// A spare of the volume; repeat for more
-    #[arg(long = "spare", value_name = "PATH[@START[+LEN]]", required = true)]
-    pub(crate) spares: Vec<SpareArg>,
+    #[command(flatten)]
+    pub(crate) spares: SparesArg,
     /// The moment to go back to
     #[arg(long, value_name = "GENERATION|DUMP")]
     pub(crate) to: Moment,
-    /// A new spare, one for each: made as a file if it does not exist; repeat for more
-    #[arg(long = "output", value_name = "PATH[@START[+LEN]]", required_unless_present = "dry_run")]
-    pub(crate) outputs: Vec<SpareArg>,
+    #[command(flatten)]
+    pub(crate) outputs: NewSparesArg,
     /// Only say what would be done
     #[arg(long, conflicts_with_all = ["outputs", "force"])]
     pub(crate) dry_run: bool,
-    /// Overwrite outputs that hold something (never blocks that cannot go back)
-    #[arg(long)]
-    pub(crate) force: bool,
 }
 
 /// A moment of the table.
@@ -190,16 +179,12 @@ impl FromStr for Moment {
 #[command(after_long_help = "\
 Examples:
       dm-remap metadata repair --spare damaged.spare --output repaired.spare")]
+#[command(mut_arg("spares", |spares| spares.help("A damaged spare of the volume; repeat for more")))]
 pub(crate) struct MetadataRepairArgs {
-    /// A damaged spare of the volume; repeat for more
-    #[arg(long = "spare", value_name = "PATH[@START[+LEN]]", required = true)]
-    pub(crate) spares: Vec<SpareArg>,
-    /// A new spare, one for each: made as a file if it does not exist; repeat for more
-    #[arg(long = "output", value_name = "PATH[@START[+LEN]]", required = true)]
-    pub(crate) outputs: Vec<SpareArg>,
-    /// Overwrite outputs that hold something
-    #[arg(long)]
-    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) spares: SparesArg,
+    #[command(flatten)]
+    pub(crate) outputs: NewSparesArg,
 }
 
 /// Write the metadata of a dump back to spares whose slots are whole
@@ -207,12 +192,12 @@ pub(crate) struct MetadataRepairArgs {
 #[command(after_long_help = "\
 Examples:
       dm-remap metadata restore sdb-metadata.json --spare /var/lib/sdb.spare --main /dev/sdb")]
+#[command(mut_arg("spares", |spares| spares.help("A spare of the volume, in the volume's order; repeat for more")))]
 pub(crate) struct MetadataRestoreArgs {
     /// The dump, as 'metadata dump' writes it
     pub(crate) dump: PathBuf,
-    /// A spare of the volume, in the volume's order; repeat for more
-    #[arg(long = "spare", value_name = "PATH[@START[+LEN]]", required = true)]
-    pub(crate) spares: Vec<SpareArg>,
+    #[command(flatten)]
+    pub(crate) spares: SparesArg,
     /// The main device, to check that the dump is about it
     #[arg(long)]
     pub(crate) main: Option<PathBuf>,

@@ -162,7 +162,7 @@ impl FromStr for DrillArg {
 }
 
 /// A name that can be part of a file name: letters, digits, and `.`, `_`, `-` inside; at most 64 bytes.
-pub(super) fn parse_name(text: &str) -> Result<String, String> {
+pub(crate) fn parse_name(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric());
     if begins && text.chars().all(plain) && text.len() < remap_format::TEXT_LEN {

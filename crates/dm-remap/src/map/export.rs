@@ -21,8 +21,8 @@ use crate::wire;
 /// # Errors
 /// The table is not to be had, a path is missing, or the output cannot be written.
 pub(super) fn run(args: &MapExportArgs) -> anyhow::Result<ExitCode> {
-    if let Some(output) = &args.output {
-        files::refuse_existing(output, args.force)?;
+    if let Some(output) = &args.to.output {
+        files::refuse_existing(output, args.to.force)?;
     }
     let snapshot = super::snapshot(&args.source)?;
     let bytes = match args.format {
@@ -45,7 +45,7 @@ pub(super) fn run(args: &MapExportArgs) -> anyhow::Result<ExitCode> {
         ExportFormat::Json => wire::pretty(&Listing::of(&snapshot))?.into_bytes(),
         ExportFormat::Dmsetup => dmsetup(args, &snapshot)?.into_bytes(),
     };
-    super::deliver(args.output.as_deref(), &bytes, args.force)?;
+    super::deliver(args.to.output.as_deref(), &bytes, args.to.force)?;
     Ok(Exit::Done.into())
 }
 

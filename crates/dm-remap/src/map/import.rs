@@ -32,7 +32,7 @@ pub(super) fn run(args: &MapImportArgs) -> anyhow::Result<ExitCode> {
     let lost: Vec<_> = map.extents(&args.form.statuses.0).collect();
     let mut opener = Opener::auto();
     let main = opener.whole(&args.main, Access::Read)?;
-    let spares = opener.spares(&args.spares, Access::Write)?;
+    let spares = opener.spares(&args.spares.spares, Access::Write)?;
     let mut recovered = examine(&spares, false)?;
     check_main(&main, &recovered, args.force)?;
     let superblock = &recovered.superblock;

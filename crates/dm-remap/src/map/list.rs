@@ -20,7 +20,7 @@ use crate::wire;
 /// The table is not to be had.
 pub(super) fn run(args: &MapListArgs) -> anyhow::Result<ExitCode> {
     let snapshot = super::snapshot(&args.source)?;
-    let text = if args.json { wire::pretty(&Listing::of(&snapshot))? } else { text(&snapshot) };
+    let text = if args.form.json { wire::pretty(&Listing::of(&snapshot))? } else { text(&snapshot) };
     super::deliver(None, text.as_bytes(), false)?;
     Ok(Exit::Done.into())
 }

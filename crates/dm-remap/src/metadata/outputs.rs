@@ -10,9 +10,10 @@ use remap_io::Device;
 
 use super::repair::{self, Outcome};
 use super::salvage::Salvage;
+use crate::cli::NewSparesArg;
 use crate::exit::{Exit, refusal};
 use crate::files::Made;
-use crate::open::{Access, Opener, SpareArg};
+use crate::open::{Access, Opener};
 
 /// The outputs of a command.
 #[derive(Debug, Default)]
@@ -27,12 +28,11 @@ impl Outputs {
     /// # Errors
     /// There are too few or too many, one is too small, or holds something.
     pub(crate) fn open(
-        args: &[SpareArg],
-        force: bool,
+        args: &NewSparesArg,
         superblock: &Superblock,
         opener: &mut Opener,
     ) -> anyhow::Result<Self> {
-        if args.len() != superblock.present().count() {
+        if args.outputs.len() != superblock.present().count() {
             let text = format!(
                 "volume '{}' has {} spares: give as many --output, in their order",
                 superblock.name,
@@ -41,7 +41,7 @@ impl Outputs {
             return Err(refusal(Exit::Usage, text));
         }
         let mut outputs = Self::default();
-        for (arg, (_, record)) in args.iter().zip(superblock.present()) {
+        for (arg, (_, record)) in args.outputs.iter().zip(superblock.present()) {
             let path = arg.path.display();
             if !arg.path.exists() {
                 outputs.made.push(Made::spare(&arg.path, arg.start.saturating_add(record.size))?);
@@ -52,7 +52,7 @@ impl Outputs {
                     format!("{path}: has {} bytes; the new spare needs {}", output.size(), record.size);
                 return Err(refusal(Exit::Mismatch, text));
             }
-            if !force {
+            if !args.force {
                 refuse_full(&output)?;
             }
             outputs.devices.push(output);
