@@ -5,15 +5,31 @@
 
 use std::fmt::Write as _;
 
+use crate::exit::{Exit, refusal};
 use crate::map::pieces::{Piece, Place};
 
 /// How a device is called in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DeviceName {
-    /// Path of the block device.
-    pub path: String,
-    /// Sectors of the device in front of the part that the volume uses (a spare may be a slice).
-    pub offset: u64,
+    path: String,
+    offset: u64,
+}
+
+impl DeviceName {
+    /// Of the block device at `path`; `offset` sectors of it are in front of the part that the volume uses (a spare may be a slice).
+    ///
+    /// # Errors
+    /// No table can hold this path: dmsetup reads line by line, and the kernel takes the byte 0xa0 (part of some letters) for
+    /// white space, which cannot be escaped in text.
+    pub(crate) fn of(path: String, offset: u64) -> anyhow::Result<Self> {
+        if path.bytes().any(|byte| matches!(byte, b'\n' | 0xa0)) {
+            let text = format!(
+                "{path:?}: cannot stand in a device-mapper table; give another path of the device with --main-path or --spare-path"
+            );
+            return Err(refusal(Exit::Usage, text));
+        }
+        Ok(Self { path, offset })
+    }
 }
 
 /// The table's text, one line a piece. `spares` are in the volume's order and at least as many as the pieces name.
@@ -124,7 +140,7 @@ mod tests {
                 Some(from[at..at + SECTOR].to_vec())
             })
             .collect();
-        let name = |path: &str, offset| DeviceName { path: path.into(), offset };
+        let name = |path: &str, offset| DeviceName::of(path.into(), offset).unwrap();
         let names = [name("/dev/first", 0), name("/dev/my spare", 16)];
         let text = table(&pieces(90, 8, &entries), &name("/dev/main", 0), &names);
         let read =
@@ -132,5 +148,13 @@ mod tests {
         assert_eq!(read, expected, "{text}");
         // Were nothing merged there would be more lines.
         assert_eq!(text.lines().count(), 12, "{text}");
+    }
+
+    #[test]
+    fn paths_that_no_table_can_hold_are_refused() {
+        for path in ["/dev/a\nb", "/dev/voil\u{e0}", "/dev/a\u{a0}b"] {
+            assert!(DeviceName::of(path.into(), 0).is_err(), "{path:?}");
+        }
+        assert!(DeviceName::of("/dev/m\u{fc}ll \\eimer".into(), 0).is_ok());
     }
 }

@@ -16,9 +16,9 @@ mod scan;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use remap_core::recovery::{Recovered, shape_of};
-use remap_format::COPIES;
+use remap_format::{COPIES, Entry, Superblock};
 use remap_io::Device;
 use uuid::Uuid;
 
@@ -38,6 +38,18 @@ use dump::Dump;
 pub(crate) use moment::read_dump;
 use outputs::Outputs;
 use repair::Outcome;
+
+/// The volume of these entries, to be written.
+///
+/// # Errors
+/// The entries contradict each other, or are more than the metadata have room for.
+fn assembled(superblock: Superblock, entries: &[Entry]) -> anyhow::Result<Recovered> {
+    let recovered = Recovered::fresh(superblock, entries)?;
+    let runs = recovered.table.counts().entries + recovered.pool.retired().len() as u64;
+    let room = shape_of(&recovered.superblock).capacity();
+    ensure!(runs <= room, "the table has {runs} runs, and the metadata have room for {room}");
+    Ok(recovered)
+}
 
 /// Runs a `metadata` command.
 ///

@@ -90,11 +90,10 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 
 /// A sector number, decimal or hexadecimal (`0x...`).
 pub(crate) fn parse_sector(text: &str) -> Option<u64> {
-    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(hex) => u64::from_str_radix(hex, 16).ok(),
-        // `parse` takes a sign, a sector has none.
-        None => text.parse().ok().filter(|_| !text.starts_with('+')),
-    }
+    let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let (digits, radix) = hex.map_or((text, 10), |hex| (hex, 16));
+    // What takes numbers takes a sign too, and a sector has none.
+    u64::from_str_radix(digits, radix).ok().filter(|_| !digits.starts_with('+'))
 }
 
 /// Sectors of 512 bytes: `A`, `A-B` (both included) or `A+LENGTH`.
@@ -217,6 +216,8 @@ mod tests {
             "18446744073709551615",
             "0-18446744073709551615",
             "1--2",
+            "0x+5",
+            "5-0x+7",
         ] {
             assert!(range(bad).is_err(), "{bad}");
         }

@@ -78,16 +78,12 @@ fn dmsetup(args: &MapExportArgs, snapshot: &Snapshot) -> anyhow::Result<String> 
         let text = format!("the volume has no more than {} spares: too many --spare-path", head.spares.len());
         return Err(refusal(Exit::Usage, text));
     }
-    let spares: Vec<DeviceName> = head
+    let paths: Vec<String> = head
         .spares
         .iter()
         .enumerate()
-        .map(|(number, spare)| DeviceName {
-            path: args
-                .spare_paths
-                .get(number)
-                .map_or_else(|| spare.path.clone(), |p| p.display().to_string()),
-            offset: spare.start / SECTOR_SIZE,
+        .map(|(number, spare)| {
+            args.spare_paths.get(number).map_or_else(|| spare.path.clone(), |p| p.display().to_string())
         })
         .collect();
     let block_sectors =
@@ -96,10 +92,14 @@ fn dmsetup(args: &MapExportArgs, snapshot: &Snapshot) -> anyhow::Result<String> 
     let used =
         |number: u8| pieces.iter().any(|p| matches!(p.place, Place::Spare { spare, .. } if spare == number));
     warn_of_file(Path::new(&main));
-    for (_, spare) in (0u8..).zip(&spares).filter(|(number, _)| used(*number)) {
-        warn_of_file(Path::new(&spare.path));
+    for (_, path) in (0u8..).zip(&paths).filter(|(number, _)| used(*number)) {
+        warn_of_file(Path::new(path));
     }
-    Ok(table(&pieces, &DeviceName { path: main, offset: 0 }, &spares))
+    let spares = paths.into_iter().zip(&head.spares);
+    let spares: Vec<DeviceName> = spares
+        .map(|(path, spare)| DeviceName::of(path, spare.start / SECTOR_SIZE))
+        .collect::<anyhow::Result<_>>()?;
+    Ok(table(&pieces, &DeviceName::of(main, 0)?, &spares))
 }
 
 /// Device-mapper takes block devices only.

@@ -4,12 +4,13 @@
 
 use anyhow::{Context as _, ensure};
 use remap_core::op::Fault;
-use remap_core::recovery::{Flaw, Recovered, RecoveryError};
+use remap_core::recovery::{Flaw, RecoveryError};
 use remap_core::units::{SECTOR_SIZE, Slot};
 use remap_format::{DecodeError, Entry, EntryFlags, EntryState};
 use remap_io::{Buf, Device};
 use remap_runtime::{examine, rewrite};
 
+use super::assembled;
 use super::salvage::{Salvage, believed, salvage};
 use crate::open::recovery_refusal;
 
@@ -51,7 +52,7 @@ pub(crate) fn gather(spares: &[Device]) -> anyhow::Result<Option<Salvage>> {
 /// Writes what was gathered to `outputs`, one for each spare that is part of the volume, in its order; calls `progress` with blocks done and in all.
 ///
 /// # Errors
-/// The outputs do not fit or cannot be written.
+/// What was gathered is no volume, or the outputs do not fit: nothing was written. Or they cannot be written.
 pub(crate) fn repair(
     gathered: Salvage,
     outputs: &[Device],
@@ -72,6 +73,9 @@ pub(crate) fn repair(
             record.size
         );
     }
+    // Slots that went bad belong to the old medium.
+    let entries: Vec<Entry> = entries.into_iter().filter(|e| e.state != EntryState::Retired).collect();
+    assembled(superblock.clone(), &entries)?;
     let remapped = || entries.iter().filter(|e| e.state == EntryState::Remapped);
     let total = remapped().map(|e| u64::from(e.count)).sum();
     let mut given = outputs.iter();
@@ -87,15 +91,12 @@ pub(crate) fn repair(
     };
     let mut done = 0;
     for entry in &entries {
-        match entry.state {
-            EntryState::Remapped => {
-                copier.copy(entry)?;
-                done += u64::from(entry.count);
-                progress(done, total);
-            }
-            // Slots that went bad belong to the old medium.
-            EntryState::Retired | EntryState::Absent => {}
-            EntryState::Pending => copier.entries.push(*entry),
+        if entry.state == EntryState::Remapped {
+            copier.copy(entry)?;
+            done += u64::from(entry.count);
+            progress(done, total);
+        } else {
+            copier.entries.push(*entry);
         }
     }
     let Copier { entries, lost_sectors, .. } = copier;
@@ -103,7 +104,7 @@ pub(crate) fn repair(
         let why = || format!("{}: cannot be flushed", output.path().display());
         output.flush().map_err(fault_error).with_context(why)?;
     }
-    let fresh = Recovered::fresh(superblock, &entries)?;
+    let fresh = assembled(superblock, &entries)?;
     rewrite(outputs, fresh)?;
     let checked = examine(outputs, true).context("the new spare, read back")?;
     Ok(Outcome { blocks: total, lost_sectors, entries: checked.table.counts().entries, doubts })

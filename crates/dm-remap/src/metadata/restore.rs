@@ -39,7 +39,7 @@ pub(crate) fn restore(
             superblock.generation = found.generation;
         }
     }
-    let recovered = Recovered::fresh(superblock, entries)?;
+    let recovered = super::assembled(superblock, entries)?;
     wipe_superblocks(&recovered, &ordered)?;
     Ok(rewrite(&ordered, recovered)?)
 }

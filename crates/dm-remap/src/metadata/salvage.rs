@@ -3,7 +3,6 @@
 //! Invariant: nothing stale is passed off as good. A block of which it is not known where its bytes are becomes lost; a
 //! stretch of which not even that is known is named in [`Salvage::doubts`].
 
-use remap_core::pool::SparePool;
 use remap_core::recovery::{Recovered, main_blocks};
 use remap_core::table::Table;
 use remap_core::units::Block;
@@ -184,12 +183,10 @@ impl Collected {
         Ok(generation)
     }
 
-    /// All entries, such that no two share a slot.
+    /// All entries, such that each has slots of its own.
     fn consistent(&mut self) -> anyhow::Result<Vec<Entry>> {
-        let mut pool = SparePool::default();
-        for (index, spare) in (0..).zip(&self.superblock.spares) {
-            pool.add_spare(index, spare.slots, &[])?;
-        }
+        // As recovery will see it: without the slots that lie under metadata.
+        let mut pool = Recovered::fresh(self.superblock.clone(), &[])?.pool;
         let mut entries = Vec::new();
         let mut from = Block(0);
         let mut claimed = Vec::new();
@@ -200,8 +197,7 @@ impl Collected {
         for entry in claimed {
             if entry.state == EntryState::Remapped && pool.claim(&entry).is_err() {
                 self.doubts.push(format!(
-                    "block {} and another one claim the same slot: the contents of blocks {} to {} are not known",
-                    entry.block,
+                    "the slots of blocks {} to {} are others' too, or lie under metadata: what these blocks hold is not known",
                     entry.block,
                     entry.end() - 1
                 ));
