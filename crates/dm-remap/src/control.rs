@@ -4,7 +4,7 @@
 //! [`PATIENCE`] and [`wire::REQUEST_MAX`] bytes, and nothing else. The socket file is for its owner only (0600), and one
 //! that a live server listens on is never taken away.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read as _, Write as _};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -186,7 +186,7 @@ impl Client {
 }
 
 /// A line without its end; `None` at the end of the stream. A line that is longer than `max` is an error.
-fn read_line(stream: &mut BufReader<UnixStream>, max: usize) -> std::io::Result<Option<Vec<u8>>> {
+fn read_line(stream: &mut impl BufRead, max: usize) -> std::io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     let limit = u64::try_from(max).unwrap_or(u64::MAX);
     stream.by_ref().take(limit).read_until(b'\n', &mut line)?;
@@ -332,7 +332,11 @@ impl Drop for Place {
     }
 }
 
-fn converse(stream: UnixStream, answer: &dyn Answer) -> anyhow::Result<()> {
+/// Answers one peer, line by line, until it leaves or cannot be understood any more.
+///
+/// # Errors
+/// The peer broke off, or sent a line without an end.
+pub(crate) fn converse(stream: impl Read + Write, answer: &dyn Answer) -> anyhow::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let line = match read_line(&mut stream, wire::REQUEST_MAX) {

@@ -1,73 +1,7 @@
-//! dm-remap: keeps a failing disk in service.
-//!
-//! Invariant: this crate parses, prints and connects; what moves a block is below it. Standard output is for what was
-//! asked; everything else goes to standard error; the exit code is the contract of [`exit`].
-
-mod adopt;
-mod cli;
-mod control;
-mod demo;
-mod dmsetup;
-mod exit;
-mod files;
-mod manual;
-mod map;
-mod message;
-mod metadata;
-mod news;
-mod notify;
-mod open;
-mod release;
-mod serve;
-mod status;
-mod status_json;
-mod status_line;
-mod units;
-mod wire;
+//! The program: all of it is in the library of this package, where the fuzz targets reach it too.
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-
-use clap::Parser as _;
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(message) => return usage(&message),
-    };
-    // These outlive whoever reads what they print: one serves others, one has a server to stop.
-    if !matches!(cli.command, cli::Command::Serve(_) | cli::Command::Demo(_)) {
-        end_with_the_reader();
-    }
-    let outcome = match cli.command {
-        cli::Command::Adopt(args) => adopt::run(&args),
-        cli::Command::Serve(args) => serve::run(&args),
-        cli::Command::Status(args) => status::run(&args),
-        cli::Command::Message(args) => message::run(&args),
-        cli::Command::Map(args) => map::run(&args),
-        cli::Command::Metadata(args) => metadata::run(&args),
-        cli::Command::Release(args) => release::run(&args),
-        cli::Command::Demo(args) => demo::run(&args),
-        cli::Command::GenerateMan(args) => manual::pages(&args),
-        cli::Command::GenerateCompletions(args) => manual::completions(&args),
-    };
-    outcome.unwrap_or_else(|error| {
-        eprintln!("dm-remap: {error:#}");
-        exit::exit_of(&error).into()
-    })
-}
-
-/// `dm-remap map list | head` ends quietly when `head` has seen enough, as other programs do.
-fn end_with_the_reader() {
-    let always = Arc::new(AtomicBool::new(true));
-    // Without it there is only an uglier end.
-    let _ = signal_hook::flag::register_conditional_default(signal_hook::consts::SIGPIPE, always);
-}
-
-/// `--help` and `--version` come this way too.
-fn usage(message: &clap::Error) -> ExitCode {
-    // Nobody is left to tell that it could not be printed.
-    let _ = message.print();
-    if message.use_stderr() { exit::Exit::Usage.into() } else { exit::Exit::Done.into() }
+    dm_remap::run()
 }

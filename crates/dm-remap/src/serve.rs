@@ -62,6 +62,20 @@ pub(crate) struct Service {
 }
 
 impl Service {
+    /// A volume in service that no clients are told about yet. `opener` knows what is open already.
+    pub(crate) fn of(volume: Volume, opener: Opener, deadline: Duration) -> Self {
+        Self {
+            volume,
+            opener: Mutex::new(opener),
+            deadline,
+            drills: Vec::new(),
+            copy_failures: Arc::default(),
+            baseline: Mutex::default(),
+            suspended_by_command: Arc::default(),
+            server: Mutex::default(),
+        }
+    }
+
     fn server(&self) -> Option<Arc<Server<Volume>>> {
         self.server.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -256,16 +270,8 @@ fn assemble(args: &ServeArgs, news: &News) -> anyhow::Result<(Service, String)> 
     block_sectors.get_or_init(|| u64::from(volume.superblock().block_sectors()));
     say_what_was_found(&report, news);
     let name = plain_name(&volume.superblock().name);
-    let service = Service {
-        opener: Mutex::new(opener),
-        deadline: args.deadline,
-        volume,
-        drills,
-        copy_failures,
-        baseline: Mutex::default(),
-        server: Mutex::default(),
-        suspended_by_command,
-    };
+    let service =
+        Service { drills, copy_failures, suspended_by_command, ..Service::of(volume, opener, args.deadline) };
     Ok((service, name))
 }
 
