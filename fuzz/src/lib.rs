@@ -4,10 +4,12 @@
 
 pub mod damage;
 pub mod disks;
+pub mod files;
 pub mod input;
 pub mod judge;
 pub mod ledger;
 pub mod memory;
 pub mod peer;
 pub mod seal;
+pub mod tools;
 pub mod volumes;
