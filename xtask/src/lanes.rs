@@ -50,7 +50,11 @@ const LANES: &[Lane] = &[
     Lane { name: "canaries", about: "the simulator finds broken cores", run: canaries },
     Lane { name: "simulator", about: "a fixed set of seeds", run: simulator },
     Lane { name: "sweeps", about: "all that can go wrong in short scripted lives", run: sweeps },
-    Lane { name: "fuzz", about: "every fuzz target on the inputs in the tree", run: fuzzing },
+    Lane {
+        name: "fuzz",
+        about: "every fuzz target: the inputs in the tree, and a fixed search",
+        run: fuzzing,
+    },
     Lane {
         name: "clients",
         about: "nbdinfo, nbdcopy, libnbd, qemu-img, qemu-io, fio, nbdkit",
@@ -292,7 +296,7 @@ fn sweeps(stage: &Stage<'_>) -> Result<Verdict> {
 }
 
 fn fuzzing(stage: &Stage<'_>) -> Result<Verdict> {
-    let (good, executions) = fuzz::run(stage.root, &fuzz::FuzzArgs::in_tree())?;
+    let (good, executions) = fuzz::run(stage.root, &fuzz::FuzzArgs::lane())?;
     Ok(Verdict { good, note: format!("{executions} executions"), tally: Tally::default() })
 }
 
