@@ -141,6 +141,12 @@ kinds! {
     SpareJoined = "spare-joined",
     /// A spare left it.
     SpareLeft = "spare-left",
+    /// The volume was released.
+    Released = "released",
+    /// A volume that was released was taken back.
+    TakenBack = "taken-back",
+    /// The table was dumped and restored between two lives.
+    Restored = "restored",
     /// The generation went past its largest number.
     GenerationWraps = "generation-wraps",
 }

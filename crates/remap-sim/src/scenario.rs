@@ -61,6 +61,8 @@ pub struct Faults {
     pub clock: bool,
     /// Requests are sent again after a restart.
     pub replay: bool,
+    /// The volume is released and taken back, and its table restored, while nobody uses it.
+    pub offline: bool,
 }
 
 impl Faults {
@@ -79,6 +81,7 @@ impl Faults {
             no_room: on(1, 4),
             clock: on(1, 2),
             replay: on(1, 2),
+            offline: on(1, 4),
             ..self
         }
     }
@@ -86,7 +89,7 @@ impl Faults {
 
 impl Faults {
     /// Each kind by name.
-    pub fn kinds(&mut self) -> [(&'static str, &mut bool); 17] {
+    pub fn kinds(&mut self) -> [(&'static str, &mut bool); 18] {
         // No `..`: a kind that is not named here cannot be shrunk away or written down.
         let Self {
             main_medium,
@@ -106,6 +109,7 @@ impl Faults {
             no_room,
             clock,
             replay,
+            offline,
         } = self;
         [
             ("main_medium", main_medium),
@@ -125,6 +129,7 @@ impl Faults {
             ("no_room", no_room),
             ("clock", clock),
             ("replay", replay),
+            ("offline", offline),
         ]
     }
 }

@@ -50,7 +50,7 @@ pub(super) struct Part {
 impl World {
     pub(super) fn begin_any_request(&mut self) -> Checked {
         let live = self.life.as_ref().is_some_and(|l| l.engine.is_live());
-        if !live || self.clients.len() >= self.scenario.clients {
+        if !live || self.clients.len() >= self.scenario.clients || self.release.is_under_way() {
             return self.complete_any();
         }
         let fua = self.rng.chance(1, 5);

@@ -18,8 +18,13 @@ const MOST_COMMANDS: usize = 3;
 impl World {
     pub(super) fn begin_any_command(&mut self) -> Checked {
         let live = self.life.as_ref().is_some_and(|l| l.engine.is_live());
-        if !live || !self.scenario.commands || self.commands.len() >= MOST_COMMANDS {
+        let busy = self.commands.len() >= MOST_COMMANDS || self.release.is_under_way();
+        if !live || !self.scenario.commands || busy {
             return self.complete_any();
+        }
+        if self.scenario.faults.offline && self.luck.chance(1, 12) {
+            self.begin_release();
+            return Ok(());
         }
         let most = self.scenario.main_sectors.div_ceil(self.block_sectors());
         let extent = self.any_extent(most);

@@ -128,8 +128,12 @@ impl World {
 
     /// Recovers or adopts, and starts an engine: with it, which copies were in step. `None`: there was no memory for it.
     fn begin_life(&mut self, order: &mut Vec<usize>) -> Result<Option<(Life, Vec<bool>)>, Violation> {
-        let recovered = match self.find_at_last(order)? {
-            Ok(recovered) => recovered,
+        let mut recovered = match self.find_at_last(order)? {
+            Ok(recovered) => {
+                self.release_must_not_be_forgotten()?;
+                recovered
+            }
+            Err(RecoveryError::Released { .. }) if self.adopted => self.take_back(order)?,
             Err(error) if self.adopted => {
                 return Err(Rule::C8.broken(format!("recovery refused within the budget: {error}")));
             }
@@ -142,6 +146,7 @@ impl World {
         if recovered.superblock.volume != self.volume.volume {
             return Err(Rule::C8.broken("recovery found another volume"));
         }
+        self.restore(&mut recovered);
         let copies = recovered.good_copies();
         let (generation, entries) = (recovered.generation, recovered.table.counts().entries);
         self.note(17, generation, || {
@@ -189,7 +194,12 @@ impl World {
         order: &[usize],
         hidden: Vec<(u64, u64)>,
     ) -> Result<Recovered, RecoveryError> {
-        self.recover_with(disks, order, hidden, &mut Vec::new()).0
+        self.recover_with(disks, order, hidden, &mut Vec::new(), false).0
+    }
+
+    /// Recovers a volume that was released.
+    pub(super) fn recover_released(&self, order: &[usize]) -> Result<Recovered, RecoveryError> {
+        self.recover_with(&self.disks, order, Vec::new(), &mut Vec::new(), true).0
     }
 
     /// What recovery says, and whether the path failed while it read.
@@ -199,13 +209,14 @@ impl World {
         order: &[usize],
         hidden: Vec<(u64, u64)>,
         flakes: &mut Vec<Flake>,
+        released_too: bool,
     ) -> (Result<Recovered, RecoveryError>, bool) {
         let sizes: Vec<u64> = order.iter().map(|&d| disks[d].sectors() * 512).collect();
         let planted = self.scenario.planted;
         let mut reader = Reader { disks, order, hidden, planted, flakes, path_failed: false };
         loop {
             let before = inside::refusals();
-            let found = inside::core(|| recover(&mut reader, &sizes, false));
+            let found = inside::core(|| recover(&mut reader, &sizes, released_too));
             if !matches!(found, Err(RecoveryError::Memory(_))) || inside::refusals() == before {
                 return (found, reader.path_failed);
             }
@@ -220,7 +231,7 @@ impl World {
         let mut flakes = core::mem::take(&mut self.flakes);
         loop {
             let before: u32 = flakes.iter().map(|f| f.times).sum();
-            let (found, path_failed) = self.recover_with(&self.disks, order, Vec::new(), &mut flakes);
+            let (found, path_failed) = self.recover_with(&self.disks, order, Vec::new(), &mut flakes, false);
             let failed = before - flakes.iter().map(|f| f.times).sum::<u32>();
             if failed > 0 && !path_failed {
                 self.meet(Kind::RecoveryReadFails);
@@ -305,6 +316,17 @@ impl World {
         self.volume.journal_pages = volume.journal_pages;
     }
 
+    /// All copies are whole and say the same.
+    pub(super) fn goes_live(&mut self) {
+        self.adopted = true;
+        self.silent_damage = !self.victims.is_empty();
+        self.restoring = false;
+        if self.victims.is_empty() {
+            self.spared = None;
+        }
+        self.release.goes_live();
+    }
+
     fn adopt(&mut self) -> Result<Option<Recovered>, Violation> {
         for disk in self.disks.iter_mut().skip(1) {
             *disk = SimDisk::blank(disk.sectors());
@@ -357,7 +379,7 @@ impl World {
         }
         self.flakes.clear();
         if self.adopted
-            && self.victims.is_empty()
+            && !self.silent_damage
             && self.scenario.faults.flaky
             && self.luck.chance(1, 2)
             && let Some(in_step) = self.look_at_copies()
@@ -366,6 +388,7 @@ impl World {
         }
         self.victims.clear();
         self.replays = self.recent.drain(..).collect();
+        self.release.power_cut();
         self.life = None;
         self.suspended = false;
         self.changing = None;
@@ -386,8 +409,9 @@ impl World {
     /// It does not come to rest, or a sector is not what it may be.
     pub fn look_at_everything(&mut self) -> Checked {
         self.end_faults();
-        if self.flushes_are_latched() {
-            // Only a restart makes them good again.
+        let marked = self.end_release()?;
+        if marked || self.flushes_are_latched() {
+            // Only a restart makes flushes good again, and a volume that was released is not used.
             self.crash()?;
             self.assemble()?;
         }

@@ -70,12 +70,27 @@ impl World {
         }
     }
 
-    /// Of the copies that recovery would believe, one on each spare, to be left alone; `None` where some spare has none.
+    /// Of the copies that recovery would believe, one on each spare, to be left alone; `None` where some spare has none. With trouble
+    /// that nobody hears of these stay the same until a repair is finished: damage adds up from life to life.
     pub(super) fn spare_some(
-        &self,
+        &mut self,
         in_step: &[bool],
-        mut any: impl FnMut(usize) -> usize,
+        any: impl FnMut(usize) -> usize,
     ) -> Option<Vec<u8>> {
+        let spared = self.whole_ones(in_step, any).filter(|_| !self.restoring)?;
+        let sound = |copies: &Vec<u8>| {
+            copies.iter().all(|&copy| in_step.get(usize::from(copy)).copied().unwrap_or(false))
+        };
+        match &self.spared {
+            Some(before) if self.scenario.faults.silent => Some(before.clone()).filter(sound),
+            _ => {
+                self.spared = Some(spared.clone());
+                Some(spared)
+            }
+        }
+    }
+
+    fn whole_ones(&self, in_step: &[bool], mut any: impl FnMut(usize) -> usize) -> Option<Vec<u8>> {
         let places = self.places();
         let mut spared: Vec<u8> = Vec::new();
         for spare in 0..self.volume.spares.len() as u8 {
@@ -140,6 +155,7 @@ impl World {
         }
         self.luck = luck;
         if !self.victims.is_empty() {
+            self.silent_damage = true;
             let victims = self.victims.clone();
             self.note(21, victims.len() as u64, || format!("copies {victims:?} are in for silent trouble"));
         }

@@ -12,6 +12,7 @@ mod faults;
 mod flushes;
 mod lives;
 mod metadata;
+mod release;
 mod staged;
 mod words;
 
@@ -38,6 +39,7 @@ pub use cut::{Cut, State};
 use devices::Out;
 use flushes::{Debt, Failures};
 use lives::Flake;
+use release::Release;
 pub use staged::Failing;
 
 /// Steps in which a world without faults must come to rest (C6).
@@ -164,6 +166,8 @@ pub struct World {
     suspended: bool,
     /// The command that changes the spares, and the number of the one that is to join.
     changing: Option<(u64, Option<u8>)>,
+    /// A release of the volume.
+    release: Release,
     path_until: Option<(usize, u64)>,
     no_writes_until: Option<(usize, u64)>,
     /// No operation on this disk that begins before that step is answered.
@@ -178,6 +182,12 @@ pub struct World {
     spoiled: Vec<(usize, Extent)>,
     /// Copies with trouble that nobody hears of, in this life, and how rarely a write to them goes astray.
     victims: Vec<u8>,
+    /// There may be such trouble, of this life or of earlier ones, because no repair was finished since.
+    silent_damage: bool,
+    /// The copies that were left alone since the last repair.
+    spared: Option<Vec<u8>>,
+    /// The table was restored, and is not yet in all copies.
+    restoring: bool,
     /// What cannot be read for a moment in the next recovery.
     flakes: Vec<Flake>,
     stray_one_in: u64,
@@ -287,6 +297,7 @@ impl World {
             full_at: 0,
             suspended: false,
             changing: None,
+            release: Release::default(),
             path_until: None,
             no_writes_until: None,
             storm: None,
@@ -294,6 +305,9 @@ impl World {
             flush_debt: Debt::NONE,
             spoiled: Vec::new(),
             victims: Vec::new(),
+            silent_damage: false,
+            spared: None,
+            restoring: false,
             flakes: Vec::new(),
             stray_one_in: 1,
             recent: VecDeque::new(),
@@ -356,6 +370,7 @@ impl World {
         self.quiet = false;
         self.now.mono_ns += self.rng.below(2_000_000);
         self.weather();
+        self.release_advance()?;
         match self.rng.below(100) {
             0..=54 => self.complete_any()?,
             55..=84 => self.begin_any_request()?,
@@ -433,7 +448,7 @@ impl World {
                     return Err(Rule::C6.broken(format!("command {} ended twice", id.0)));
                 };
                 self.commands.swap_remove(at);
-                Ok(())
+                self.release_goes_on(id.0, &outcome)
             }
             Event::Notice(notice) => {
                 self.note(5, 0, || format!("engine: {notice:?}"));
@@ -446,7 +461,7 @@ impl World {
         self.meet_state(notice);
         let tally = &mut self.tally;
         match notice {
-            Notice::Live => self.adopted = true,
+            Notice::Live => self.goes_live(),
             Notice::Pending { .. } => tally.pendings += 1,
             Notice::Remapped { .. } => tally.remaps += 1,
             Notice::Healed { .. } => tally.heals += 1,

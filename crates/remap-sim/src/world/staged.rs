@@ -285,4 +285,4 @@ impl World {
 }
 
 /// Generations that an edit of the whole table skips, as the runtime does it.
-const EDIT_DISTANCE: u64 = 16;
+pub(super) const EDIT_DISTANCE: u64 = 16;
