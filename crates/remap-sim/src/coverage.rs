@@ -5,6 +5,10 @@
 
 use core::fmt;
 
+use remap_core::engine::Command;
+use remap_core::op::RequestKind;
+use remap_format::Cause;
+
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
         /// A kind of fault, or a state.
@@ -105,6 +109,42 @@ kinds! {
     Replay = "replay",
     /// A write begins while another request is under way in the same place.
     Overlap = "overlap",
+    /// A client reads.
+    Read = "read",
+    /// A client writes.
+    Write = "write",
+    /// A client writes with FUA.
+    WriteFua = "write-fua",
+    /// A client writes zeroes.
+    WriteZeroes = "write-zeroes",
+    /// A client discards.
+    Discard = "discard",
+    /// A client flushes.
+    Flush = "flush",
+    /// A client's write covers only a part of a block.
+    PartialWrite = "partial-write",
+    /// Blocks are to move to a spare.
+    CommandRemap = "command-remap",
+    /// Blocks are to move before they fail.
+    CommandEvacuate = "command-evacuate",
+    /// Blocks are to go home.
+    CommandClear = "command-clear",
+    /// Entries are to be checked.
+    CommandVerify = "command-verify",
+    /// All copies are to be written anew.
+    CommandSave = "command-save",
+    /// Remapping is to be suspended.
+    CommandSuspend = "command-suspend",
+    /// Remapping is to go on.
+    CommandResume = "command-resume",
+    /// A spare is to join.
+    CommandAddSpare = "command-add-spare",
+    /// A spare is to leave.
+    CommandRetireSpare = "command-retire-spare",
+    /// A spare is to take another's place.
+    CommandMigrate = "command-migrate",
+    /// The volume is to be released.
+    CommandRelease = "command-release",
     /// A block became pending.
     Pending = "pending",
     /// A block moved to a slot.
@@ -141,6 +181,8 @@ kinds! {
     SpareJoined = "spare-joined",
     /// A spare left it.
     SpareLeft = "spare-left",
+    /// A superblock that is nobody's could not be erased.
+    NotErased = "not-erased",
     /// The volume was released.
     Released = "released",
     /// A volume that was released was taken back.
@@ -149,6 +191,38 @@ kinds! {
     Restored = "restored",
     /// The generation went past its largest number.
     GenerationWraps = "generation-wraps",
+}
+
+impl Kind {
+    /// The kind of a request.
+    #[must_use]
+    pub fn of_request(kind: RequestKind) -> Self {
+        match kind {
+            RequestKind::Read => Self::Read,
+            RequestKind::Write { fua: false } => Self::Write,
+            RequestKind::Write { fua: true } => Self::WriteFua,
+            RequestKind::WriteZeroes { .. } => Self::WriteZeroes,
+            RequestKind::Discard => Self::Discard,
+            RequestKind::Flush => Self::Flush,
+        }
+    }
+
+    /// The kind of a command.
+    #[must_use]
+    pub fn of_command(command: &Command) -> Self {
+        match command {
+            Command::Remap(_, Cause::Predicted) => Self::CommandEvacuate,
+            Command::Remap(..) => Self::CommandRemap,
+            Command::Clear(_) => Self::CommandClear,
+            Command::Verify { .. } => Self::CommandVerify,
+            Command::Save => Self::CommandSave,
+            Command::Release => Self::CommandRelease,
+            Command::AddSpare { .. } => Self::CommandAddSpare,
+            Command::RetireSpare { .. } => Self::CommandRetireSpare,
+            Command::Suspend => Self::CommandSuspend,
+            Command::Resume => Self::CommandResume,
+        }
+    }
 }
 
 const KINDS: usize = Kind::ALL.len();

@@ -145,7 +145,7 @@ fn run_all(options: &RunOptions, scenarios: &mut dyn Iterator<Item = Scenario>, 
     let seconds = start.elapsed().as_secs_f64();
     say!("{runs} seeds, {} steps each, {seconds:.1} s, no violation", options.steps);
     report::tell_tally(&total, seconds);
-    if total.crashes < options.least_crashes {
+    if total.crashes() < options.least_crashes {
         say!("fewer than {} crashes", options.least_crashes);
         return ExitCode::FAILURE;
     }

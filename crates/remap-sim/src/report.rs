@@ -88,32 +88,16 @@ impl Found {
 /// What many runs did.
 pub(crate) fn tell_tally(total: &Tally, seconds: f64) {
     let rate = |n: u64| n as f64 / seconds.max(1e-9);
+    let crashes = total.crashes();
     say!(
-        "{} crashes ({:.0}/s, {:.0}/h), {} operations ({:.0}/s), {} sectors checked",
-        total.crashes,
-        rate(total.crashes),
-        rate(total.crashes) * 3600.0,
+        "{crashes} crashes ({:.0}/s, {:.0}/h), {} operations ({:.0}/s), {} requests ({} failed), {} sectors checked, hash {:016x}",
+        rate(crashes),
+        rate(crashes) * 3600.0,
         total.operations,
         rate(total.operations),
-        total.sectors_checked
-    );
-    say!(
-        "{} requests ({} failed), {} pending, {} remapped, {} healed, {} cleared, {} slots retired",
         total.requests,
         total.failed_requests,
-        total.pendings,
-        total.remaps,
-        total.heals,
-        total.clears,
-        total.retired
-    );
-    say!(
-        "{} checkpoints, {} breaker trips, {} freezes, {} copy failures, {} copies rotten, hash {:016x}",
-        total.checkpoints,
-        total.trips,
-        total.freezes,
-        total.copy_failures,
-        total.rotten,
+        total.sectors_checked,
         total.hash
     );
     say!("{}", total.met);

@@ -61,8 +61,8 @@ pub struct Faults {
     pub clock: bool,
     /// Requests are sent again after a restart.
     pub replay: bool,
-    /// The volume is released and taken back, and its table restored, while nobody uses it.
-    pub offline: bool,
+    /// A person works on the volume: releases it and takes it back, restores its table, lets a spare take another's place.
+    pub maintenance: bool,
 }
 
 impl Faults {
@@ -81,7 +81,7 @@ impl Faults {
             no_room: on(1, 4),
             clock: on(1, 2),
             replay: on(1, 2),
-            offline: on(1, 4),
+            maintenance: on(1, 4),
             ..self
         }
     }
@@ -109,7 +109,7 @@ impl Faults {
             no_room,
             clock,
             replay,
-            offline,
+            maintenance,
         } = self;
         [
             ("main_medium", main_medium),
@@ -129,7 +129,7 @@ impl Faults {
             ("no_room", no_room),
             ("clock", clock),
             ("replay", replay),
-            ("offline", offline),
+            ("maintenance", maintenance),
         ]
     }
 }

@@ -93,7 +93,7 @@ fn one(options: &Options, seed: u64, start: Instant, progress: &Mutex<Progress>)
     }
     if progress.told.elapsed() >= PROGRESS {
         progress.told = Instant::now();
-        let (seconds, crashes) = (start.elapsed().as_secs_f64(), progress.total.crashes);
+        let (seconds, crashes) = (start.elapsed().as_secs_f64(), progress.total.crashes());
         let per_hour = crashes as f64 / seconds * 3600.0;
         say!(
             "{seconds:>7.0} s  {:>9} seeds  {crashes:>11} crashes  {per_hour:>11.0}/h  {} failed",

@@ -6,6 +6,8 @@ use remap_sim::world::{self, Tally};
 
 const SEEDS: u64 = 300;
 const STEPS: u64 = 1500;
+/// Times that each kind of fault, command and state is met at least.
+const LEAST: u64 = 5;
 
 #[test]
 fn no_seed_breaks_the_contract() {
@@ -17,7 +19,8 @@ fn no_seed_breaks_the_contract() {
         }
     }
     // What no seed meets is not tested.
-    let missing: Vec<_> = Kind::ALL.iter().filter(|&&k| total.met.count(k) < 3).map(|k| k.name()).collect();
+    let missing: Vec<_> =
+        Kind::ALL.iter().filter(|&&k| total.met.count(k) < LEAST).map(|k| k.name()).collect();
     assert!(missing.is_empty(), "hardly met: {missing:?}\n{}", total.met);
     assert!(total.sectors_checked > 100_000, "{total:?}");
 }

@@ -36,7 +36,8 @@ pub enum Command {
     },
     /// Write all metadata copies anew.
     Save,
-    /// Write all metadata copies anew, marked as released.
+    /// Write all metadata copies anew, marked as released. To be asked when no block is on a spare any more and nobody uses the volume;
+    /// however it ends the volume is not used afterwards: copies may be marked.
     Release,
     /// A spare joins the volume: the device that operations on `DeviceId::Spare(spare)` go to from now on.
     AddSpare {

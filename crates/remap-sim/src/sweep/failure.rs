@@ -6,6 +6,7 @@
 use remap_core::op::Fault;
 
 use super::Finding;
+use crate::coverage::Kind;
 use crate::script::Script;
 use crate::world::{Failing, World};
 use crate::{Checked, Rule, Violation};
@@ -106,8 +107,8 @@ fn live(script: &Script, failing: Option<Failing>, tally: &mut Tally) -> Result<
     world.end_story()?;
     tally.lives += 1;
     tally.failed_requests += world.tally().failed_requests;
-    tally.freezes += world.tally().freezes;
-    tally.trips += world.tally().trips;
+    tally.freezes += world.tally().met.count(Kind::Frozen);
+    tally.trips += world.tally().met.count(Kind::BreakerOpen);
     if failing.is_some_and(|f| !f.fault.blames_medium()) {
         check_entries(script, &world)?;
     }

@@ -162,6 +162,11 @@ impl World {
             self.recent.push_back((kind, extent, counter));
         }
         let write = matches!(kind, RequestKind::Write { .. });
+        self.meet(Kind::of_request(kind));
+        let block = self.block_sectors();
+        if write && !(extent.start().0.is_multiple_of(block) && extent.sectors().is_multiple_of(block)) {
+            self.meet(Kind::PartialWrite);
+        }
         if write && self.clients.values().any(|c| c.kind != RequestKind::Flush && c.extent.overlaps(&extent))
         {
             self.meet(Kind::Overlap);

@@ -5,6 +5,7 @@ use remap_format::{Cause, SpareRecord, layout};
 
 use super::World;
 use super::lives::GONE;
+use crate::coverage::Kind;
 use crate::disk::SimDisk;
 use crate::inside;
 use crate::rule::Rule;
@@ -22,7 +23,7 @@ impl World {
         if !live || !self.scenario.commands || busy {
             return self.complete_any();
         }
-        if self.scenario.faults.offline && self.luck.chance(1, 12) {
+        if self.scenario.faults.maintenance && self.luck.chance(1, 12) {
             self.begin_release();
             return Ok(());
         }
@@ -61,7 +62,25 @@ impl World {
         }
         let disk = self.idle_disk();
         let copies = self.rng.chance(1, 2);
-        if self.spare_joins(disk, copies)? { Ok(()) } else { self.complete_any() }
+        let migrates = self.scenario.faults.maintenance && self.luck.chance(1, 2);
+        let takes_place_of = self.luck.pick(&present);
+        if !self.spare_joins(disk, copies)? {
+            return self.complete_any();
+        }
+        if migrates && self.changing.is_some() {
+            self.migrating = Some(takes_place_of);
+        }
+        Ok(())
+    }
+
+    /// A spare joined: the one whose place it takes is to leave.
+    pub(super) fn migration_goes_on(&mut self, joined: bool) -> Checked {
+        let Some(spare) = self.migrating.take_if(|_| joined) else { return Ok(()) };
+        if self.quiet || self.release.is_under_way() {
+            return Ok(());
+        }
+        self.meet(Kind::CommandMigrate);
+        self.spare_leaves(spare)
     }
 
     /// Asks that a spare leaves.
@@ -119,13 +138,16 @@ impl World {
     }
 
     /// A command ended; a spare that was to join, and did not, is no spare. (The disk of one that leaves must be there until its
-    /// superblocks are erased; its number is not given again in this life.)
-    pub(super) fn spares_changed(&mut self, id: u64) {
-        let Some((_, joining)) = self.changing.take_if(|(command, _)| *command == id) else { return };
-        let Some((life, spare)) = self.life.as_mut().zip(joining.map(usize::from)) else { return };
-        if !life.engine.volume().spares.get(spare).is_some_and(SpareRecord::is_present) {
+    /// superblocks are erased; its number is not given again in this life.) `true`: one joined.
+    pub(super) fn spares_changed(&mut self, id: u64) -> bool {
+        let Some((_, joining)) = self.changing.take_if(|(command, _)| *command == id) else { return false };
+        let Some((life, spare)) = self.life.as_mut().zip(joining.map(usize::from)) else { return false };
+        let joined = life.engine.volume().spares.get(spare).is_some_and(SpareRecord::is_present);
+        if !joined {
             life.spare_disks[spare] = GONE;
+            self.migrating = None;
         }
+        joined
     }
 
     /// A person asks for something.
@@ -135,6 +157,7 @@ impl World {
     pub fn begin_command(&mut self, command: Command) -> Checked {
         let id = self.id();
         self.note(11, id, || format!("command {id}: {command:?}"));
+        self.meet(Kind::of_command(&command));
         if let Command::Clear(extent) = command {
             let per_block = self.block_sectors();
             for block in extent.start().0 / per_block..extent.end().0.div_ceil(per_block) {

@@ -346,7 +346,6 @@ impl World {
     /// Recovery guesses where it should refuse; the rest shows in the next life.
     pub fn crash(&mut self) -> Checked {
         let losses = [Loss::None, Loss::All, Loss::Suffix, Loss::Writes, Loss::Sectors];
-        self.tally.crashes += 1;
         self.meet(Kind::PowerCut);
         if self.adopted && self.life.as_ref().is_some_and(|l| !l.engine.is_live()) {
             self.meet(Kind::PowerCutInRepair);
@@ -392,6 +391,7 @@ impl World {
         self.life = None;
         self.suspended = false;
         self.changing = None;
+        self.migrating = None;
         self.clients.clear();
         self.parts.clear();
         self.graces.clear();

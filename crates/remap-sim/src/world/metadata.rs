@@ -128,7 +128,6 @@ impl World {
                 self.disks[disk].rot(*sector, byte, mask);
             }
             self.rng = rng;
-            self.tally.rotten += 1;
             rotten += 1;
             self.meet(Kind::RotBetweenLives);
             self.note(16, place.start, || format!("copy {} rots in {} sectors", place.copy, sectors.len()));

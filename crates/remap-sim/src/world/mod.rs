@@ -55,68 +55,35 @@ const GENERATIONS_AFTER_WRAP: u64 = 1 << 32;
 /// What a run did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Times the power failed.
-    pub crashes: u64,
     /// Device operations.
     pub operations: u64,
     /// Client requests.
     pub requests: u64,
     /// Client requests that ended with an error.
     pub failed_requests: u64,
-    /// Blocks moved.
-    pub remaps: u64,
-    /// Blocks healed.
-    pub heals: u64,
-    /// Blocks that became pending.
-    pub pendings: u64,
-    /// Blocks moved home.
-    pub clears: u64,
-    /// Slots that went bad.
-    pub retired: u64,
-    /// Checkpoints.
-    pub checkpoints: u64,
-    /// Times the breaker tripped.
-    pub trips: u64,
-    /// Times metadata could not be written.
-    pub freezes: u64,
-    /// Copies that fell out of step.
-    pub copy_failures: u64,
-    /// Spares that joined.
-    pub joined: u64,
-    /// Spares that left.
-    pub left: u64,
-    /// Copies that rotted between lives.
-    pub rotten: u64,
     /// Sectors read and found as they may be.
     pub sectors_checked: u64,
     /// A hash of all events, in order (C7).
     pub hash: u64,
-    /// Which faults and states were met.
+    /// Which faults, commands and states were met.
     pub met: Coverage,
 }
 
 impl Tally {
     /// Adds another run.
     pub fn add(&mut self, other: &Self) {
-        self.crashes += other.crashes;
         self.operations += other.operations;
         self.requests += other.requests;
         self.failed_requests += other.failed_requests;
-        self.remaps += other.remaps;
-        self.heals += other.heals;
-        self.pendings += other.pendings;
-        self.clears += other.clears;
-        self.retired += other.retired;
-        self.checkpoints += other.checkpoints;
-        self.trips += other.trips;
-        self.freezes += other.freezes;
-        self.copy_failures += other.copy_failures;
-        self.joined += other.joined;
-        self.left += other.left;
-        self.rotten += other.rotten;
         self.sectors_checked += other.sectors_checked;
         self.hash = self.hash.rotate_left(5) ^ other.hash;
         self.met.add(&other.met);
+    }
+
+    /// Times the power failed.
+    #[must_use]
+    pub fn crashes(&self) -> u64 {
+        self.met.count(Kind::PowerCut)
     }
 }
 
@@ -166,6 +133,8 @@ pub struct World {
     suspended: bool,
     /// The command that changes the spares, and the number of the one that is to join.
     changing: Option<(u64, Option<u8>)>,
+    /// The spare whose place the one that joins is to take.
+    migrating: Option<u8>,
     /// A release of the volume.
     release: Release,
     path_until: Option<(usize, u64)>,
@@ -297,6 +266,7 @@ impl World {
             full_at: 0,
             suspended: false,
             changing: None,
+            migrating: None,
             release: Release::default(),
             path_until: None,
             no_writes_until: None,
@@ -443,55 +413,26 @@ impl World {
             }
             Event::CommandDone { id, outcome } => {
                 self.note(4, id.0, || format!("engine: command {} done: {outcome:?}", id.0));
-                self.spares_changed(id.0);
+                let joined = self.spares_changed(id.0);
                 let Some(at) = self.commands.iter().position(|&c| c == id.0) else {
                     return Err(Rule::C6.broken(format!("command {} ended twice", id.0)));
                 };
                 self.commands.swap_remove(at);
-                self.release_goes_on(id.0, &outcome)
+                self.release_goes_on(id.0, &outcome)?;
+                self.migration_goes_on(joined)
             }
             Event::Notice(notice) => {
                 self.note(5, 0, || format!("engine: {notice:?}"));
-                self.count(&notice)
+                self.hear(&notice);
+                Ok(())
             }
         }
     }
 
-    fn count(&mut self, notice: &Notice) -> Checked {
-        self.meet_state(notice);
-        let tally = &mut self.tally;
-        match notice {
-            Notice::Live => self.goes_live(),
-            Notice::Pending { .. } => tally.pendings += 1,
-            Notice::Remapped { .. } => tally.remaps += 1,
-            Notice::Healed { .. } => tally.heals += 1,
-            Notice::Cleared { .. } => tally.clears += 1,
-            Notice::SlotRetired { .. } => tally.retired += 1,
-            Notice::CopyFailed { .. } => tally.copy_failures += 1,
-            Notice::BreakerTripped { .. } => {
-                tally.trips += 1;
-                self.trouble = self.tick;
-            }
-            Notice::Frozen { .. } => {
-                tally.freezes += 1;
-                self.trouble = self.tick;
-            }
-            Notice::Checkpointed { .. } => tally.checkpoints += 1,
-            Notice::Exhausted => self.full_at = self.tick,
-            Notice::SpareJoined { .. } => tally.joined += 1,
-            Notice::SpareLeft { spare } => {
-                tally.left += 1;
-                let disk = self.life.as_ref().and_then(|l| l.spare_disks.get(usize::from(*spare)).copied());
-                disk.into_iter().for_each(|disk| self.main_takes_over_flushes(disk));
-            }
-            Notice::BreakerReset | Notice::Thawed | Notice::NotErased { .. } => {}
-        }
-        Ok(())
-    }
-
-    fn meet_state(&mut self, notice: &Notice) {
-        let kind = match notice {
-            Notice::Live => return,
+    /// News of the engine: which state it tells of, and what that means for us.
+    fn hear(&mut self, notice: &Notice) {
+        let kind = match *notice {
+            Notice::Live => return self.goes_live(),
             Notice::Pending { .. } => Kind::Pending,
             Notice::Remapped { cause: Cause::Predicted, .. } => Kind::Evacuated,
             Notice::Remapped { .. } => Kind::Remapped,
@@ -500,20 +441,33 @@ impl World {
             Notice::SlotRetired { .. } => Kind::SlotRetired,
             Notice::CopyFailed { fenced: true, .. } => Kind::CopyFenced,
             Notice::CopyFailed { fenced: false, .. } => Kind::CopyBehind,
-            Notice::BreakerTripped { .. } => Kind::BreakerOpen,
+            Notice::BreakerTripped { .. } => {
+                self.trouble = self.tick;
+                Kind::BreakerOpen
+            }
             Notice::BreakerReset => Kind::BreakerClosed,
-            Notice::Frozen { .. } => Kind::Frozen,
+            Notice::Frozen { .. } => {
+                self.trouble = self.tick;
+                Kind::Frozen
+            }
             Notice::Thawed => Kind::Thawed,
             Notice::Checkpointed { generation, .. } => {
-                if *generation < GENERATIONS_AFTER_WRAP && self.scenario.seed.is_multiple_of(4) {
+                if generation < GENERATIONS_AFTER_WRAP && self.scenario.seed.is_multiple_of(4) {
                     self.meet(Kind::GenerationWraps);
                 }
                 Kind::Checkpoint
             }
-            Notice::Exhausted => Kind::Exhausted,
+            Notice::Exhausted => {
+                self.full_at = self.tick;
+                Kind::Exhausted
+            }
             Notice::SpareJoined { .. } => Kind::SpareJoined,
-            Notice::SpareLeft { .. } => Kind::SpareLeft,
-            Notice::NotErased { .. } => return,
+            Notice::SpareLeft { spare } => {
+                let disk = self.life.as_ref().and_then(|l| l.spare_disks.get(usize::from(spare)).copied());
+                disk.into_iter().for_each(|disk| self.main_takes_over_flushes(disk));
+                Kind::SpareLeft
+            }
+            Notice::NotErased { .. } => Kind::NotErased,
         };
         self.meet(kind);
     }

@@ -157,8 +157,8 @@ impl World {
             return Err(Rule::C8.broken("recovery says released, and nobody released it"));
         }
         let found = self.recover_released(order);
-        let mut recovered =
-            found.map_err(|error| Rule::C8.broken(format!("a released volume cannot be taken back: {error}")))?;
+        let mut recovered = found
+            .map_err(|error| Rule::C8.broken(format!("a released volume cannot be taken back: {error}")))?;
         self.main_must_stand_alone(&recovered.table)?;
         recovered.superblock.flags = SuperblockFlags::default();
         recovered.needs_repair = true;
@@ -180,7 +180,7 @@ impl World {
     /// Now and then the table is dumped and restored between two lives: it says the same, a few generations on.
     pub(super) fn restore(&mut self, recovered: &mut Recovered) {
         let whole = self.spared.is_none() && !self.silent_damage;
-        if self.adopted && self.scenario.faults.offline && whole && self.luck.chance(1, 6) {
+        if self.adopted && self.scenario.faults.maintenance && whole && self.luck.chance(1, 6) {
             self.restoring = true;
             recovered.generation = recovered.generation.wrapping_add(EDIT_DISTANCE);
             recovered.needs_repair = true;
