@@ -41,6 +41,8 @@ pub enum Act {
     JoinBad(u64),
     /// A spare leaves.
     Leave(u8),
+    /// The volume is released; the next power cut finds somebody who takes it back.
+    Release,
     /// Between two lives these blocks are noted as lost, as an import does it.
     Import(u64, u64),
 }
@@ -141,6 +143,10 @@ impl World {
             Act::JoinBad(size) => self.bad_spare_joins(size)?,
             Act::Leave(spare) => {
                 self.spare_leaves(spare)?;
+                true
+            }
+            Act::Release => {
+                self.release()?;
                 true
             }
             Act::Spoil(start, sectors, bad) => self.spoil_main_at(extent(start, sectors), bad),

@@ -40,7 +40,7 @@ fn live(script: &Script) -> World {
 #[test]
 fn scripts_reach_what_they_are_for() {
     type Reached = fn(&dyn Fn(Kind) -> u64) -> bool;
-    let cases: [(&str, Reached); 20] = [
+    let cases: [(&str, Reached); 21] = [
         ("write-on-bad", |t| t(Kind::Remapped) == 1),
         ("write-on-bad-remap-only", |t| t(Kind::Remapped) == 1),
         ("partial-write", |t| t(Kind::Pending) == 2 && t(Kind::Remapped) > 0 && t(Kind::Healed) > 0),
@@ -53,6 +53,12 @@ fn scripts_reach_what_they_are_for() {
         ("copies-fail-at-the-checkpoint", |t| t(Kind::CopyFenced) + t(Kind::CopyBehind) == 3),
         ("journals-fail", |t| t(Kind::Frozen) == 1 && t(Kind::Checkpoint) == 2 && t(Kind::Remapped) == 2),
         ("import", |t| t(Kind::Checkpoint) == 3 && t(Kind::Healed) == 2),
+        ("release", |t| {
+            t(Kind::Released) == 1
+                && t(Kind::TakenBack) == 1
+                && t(Kind::Remapped) == 4
+                && t(Kind::Healed) == 1
+        }),
         ("power-cuts", |t| t(Kind::PowerCut) == 3 && t(Kind::Remapped) == 3),
         ("churn", |t| t(Kind::Remapped) == 12 && t(Kind::Cleared) == 12 && t(Kind::Checkpoint) > 2),
         ("spare-joins", |t| t(Kind::SpareJoined) == 2 && t(Kind::Remapped) == 3),

@@ -62,6 +62,8 @@ pub fn all() -> Vec<Script> {
         script("copies-fail-at-the-checkpoint", PLAIN, copies_fail_at_the_checkpoint()),
         script("journals-fail", PLAIN, journals_fail()),
         script("import", PLAIN, import()),
+        script("release", PLAIN, release()),
+        script("release-2-spares", spares(2), release()),
         script("together", PLAIN, together()),
         script("together-remap-only", REMAP_ONLY, together()),
         script("power-cuts", PLAIN, power_cuts()),
@@ -294,6 +296,21 @@ fn import() -> Steps {
         request(DURABLE, 3 * B, 3),
         vec![Act::Import(7, 1)],
         request(DURABLE, 7 * B, B),
+    ]
+}
+
+/// What moved goes home, what is lost stays so; taken back, the volume goes on.
+fn release() -> Steps {
+    vec![
+        vec![Act::Spoil(5 * B + 1, 2, UNTIL_WRITTEN)],
+        command(Command::Remap(extent(0, 3 * B), Cause::Manual)),
+        request(DURABLE, 0, 3 * B),
+        request(READ, 5 * B, B),
+        vec![Act::Release],
+        vec![Act::PowerCut],
+        request(DURABLE, 5 * B, 2),
+        command(Command::Remap(extent(B, B), Cause::Manual)),
+        request(DURABLE, B, 3),
     ]
 }
 

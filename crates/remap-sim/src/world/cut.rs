@@ -10,6 +10,7 @@ use remap_format::Superblock;
 use remap_format::layout;
 
 use super::devices::Work;
+use super::release::Release;
 use super::{Out, World};
 use crate::disk::{InDoubt, Loss, SimDisk};
 use crate::oracle::Oracle;
@@ -38,6 +39,7 @@ pub struct Cut {
     /// As if nothing that is in doubt had reached the medium.
     disks: Vec<SimDisk>,
     oracle: Oracle,
+    release: Release,
     clearing: Vec<bool>,
     written: Vec<bool>,
     zeroed: Vec<bool>,
@@ -86,6 +88,7 @@ impl World {
             print: media ^ u128::from(oracle.print()) ^ u128::from(self.adopted) << 127,
             disks,
             oracle,
+            release: self.release.after_power_cut(),
             clearing: self.clearing.clone(),
             written: self.written.clone(),
             zeroed: self.zeroed.clone(),
@@ -191,6 +194,7 @@ impl Cut {
         world.adopted = self.adopted;
         world.disks = self.disks.clone();
         world.oracle = self.oracle.clone();
+        world.release = self.release;
         world.clearing = self.clearing.clone();
         world.written = self.written.clone();
         world.zeroed = self.zeroed.clone();

@@ -387,7 +387,7 @@ impl World {
         }
         self.victims.clear();
         self.replays = self.recent.drain(..).collect();
-        self.release.power_cut();
+        self.release = self.release.after_power_cut();
         self.life = None;
         self.suspended = false;
         self.changing = None;

@@ -47,9 +47,9 @@ pub(super) struct Release {
 }
 
 impl Release {
-    /// The power failed.
-    pub(super) fn power_cut(&mut self) {
-        self.stage = Stage::None;
+    /// What is left of it when the power fails.
+    pub(super) fn after_power_cut(self) -> Self {
+        Self { stage: Stage::None, ..self }
     }
 
     /// A repair took away what mark there was.

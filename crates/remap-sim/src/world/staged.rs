@@ -241,6 +241,16 @@ impl World {
         self.spare_joins(self.disks.len() - 1, true)
     }
 
+    /// The volume is released, all of it: what the clients wrote goes home, then the copies are marked.
+    ///
+    /// # Errors
+    /// What it showed is a violation.
+    pub fn release(&mut self) -> Checked {
+        self.quiet = false;
+        self.begin_release();
+        self.release_advance()
+    }
+
     /// All bad sectors of a metadata copy are good again.
     pub fn mend_copy(&mut self, copy: u8) {
         for (place, disk) in self.places() {
