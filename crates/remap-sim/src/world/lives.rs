@@ -409,6 +409,7 @@ impl World {
     /// It does not come to rest, or a sector is not what it may be.
     pub fn look_at_everything(&mut self) -> Checked {
         self.end_faults();
+        self.quiet = true;
         let marked = self.end_release()?;
         if marked || self.flushes_are_latched() {
             // Only a restart makes flushes good again, and a volume that was released is not used.
