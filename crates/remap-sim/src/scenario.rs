@@ -63,6 +63,8 @@ pub struct Faults {
     pub replay: bool,
     /// A person works on the volume: releases it and takes it back, restores its table, lets a spare take another's place.
     pub maintenance: bool,
+    /// What fails now and then fails most of the time: every flush, every eighth operation gets no answer.
+    pub often: bool,
 }
 
 impl Faults {
@@ -82,6 +84,7 @@ impl Faults {
             clock: on(1, 2),
             replay: on(1, 2),
             maintenance: on(1, 4),
+            often: on(1, 8),
             ..self
         }
     }
@@ -89,7 +92,7 @@ impl Faults {
 
 impl Faults {
     /// Each kind by name.
-    pub fn kinds(&mut self) -> [(&'static str, &mut bool); 18] {
+    pub fn kinds(&mut self) -> [(&'static str, &mut bool); 19] {
         // No `..`: a kind that is not named here cannot be shrunk away or written down.
         let Self {
             main_medium,
@@ -110,6 +113,7 @@ impl Faults {
             clock,
             replay,
             maintenance,
+            often,
         } = self;
         [
             ("main_medium", main_medium),
@@ -130,6 +134,7 @@ impl Faults {
             ("clock", clock),
             ("replay", replay),
             ("maintenance", maintenance),
+            ("often", often),
         ]
     }
 }
@@ -225,6 +230,12 @@ impl Scenario {
             planted: Planted::default(),
             transcript: 0,
         }
+    }
+
+    /// What happens once in so many times, or more often.
+    #[must_use]
+    pub fn one_in(&self, times: u64) -> u64 {
+        if self.faults.often { (times / 25).max(1) } else { times }
     }
 
     /// Does anything happen in this step?

@@ -265,7 +265,7 @@ impl World {
         if self.storm.is_some_and(|(_, until)| until <= self.steps) {
             self.storm = None;
         }
-        if storm || self.luck.chance(1, 200) {
+        if storm || self.luck.chance(1, self.scenario.one_in(200)) {
             return Pace::Hung;
         }
         if self.luck.chance(1, 60) {

@@ -23,7 +23,7 @@ impl World {
         }
         self.later_weather();
         let faults = self.scenario.faults;
-        if faults.path && self.path_until.is_none() && self.rng.chance(1, 300) {
+        if faults.path && self.path_until.is_none() && self.rng.chance(1, self.scenario.one_in(300)) {
             let disk = self.rng.index(self.disks.len());
             let fault = self.rng.pick(&[Fault::Transport, Fault::Timeout, Fault::Gone]);
             let steps = 1 + self.rng.below(40);
@@ -154,7 +154,7 @@ impl World {
 
     pub(super) fn flush_fails(&mut self) -> Option<Fault> {
         let on = self.scenario.faults.flush && self.adopted && !self.quiet;
-        (on && self.rng.chance(1, 25))
+        (on && self.rng.chance(1, self.scenario.one_in(25)))
             .then(|| self.rng.pick(&[Fault::Unknown, Fault::Medium, Fault::Timeout, Fault::Transport]))
     }
 
