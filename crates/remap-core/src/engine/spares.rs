@@ -233,6 +233,10 @@ impl Engine {
         if let Some(running) = self.commands.get_mut(at) {
             running.outcome.failed += 1;
             running.outcome.error.get_or_insert(RequestError::Io(fault));
+            if let Some(Change::Join(spare)) = running.command.change() {
+                // It is no spare: no probe of it could close the breaker.
+                self.forget_trouble_of(DeviceId::Spare(spare));
+            }
         }
         self.command_enters(at, Stage::Ended);
     }
