@@ -63,6 +63,8 @@ pub(super) struct SlowRequest {
     fault: Option<Fault>,
     /// The last piece failed with an error that says nothing.
     unknown: bool,
+    /// A write to this block failed on the medium: a job writes it as soon as one is free, the main device is not asked again.
+    refused: Option<Block>,
 }
 
 impl SlowRequest {
@@ -124,6 +126,7 @@ impl Engine {
             all_bad: false,
             fault: None,
             unknown: false,
+            refused: None,
         };
         if let Some(place) = self.requests.get_mut(index) {
             *place = Some(slow);
@@ -194,7 +197,7 @@ impl Engine {
     /// Starts the next piece or ends the request; `false` if it must wait.
     fn request_step(&mut self, index: usize) -> bool {
         let Some(slow) = self.requests.get(index).and_then(Option::as_ref) else { return false };
-        let (cursor, request) = (slow.cursor, slow.request);
+        let (cursor, request, refused) = (slow.cursor, slow.request, slow.refused);
         if request.kind == RequestKind::Flush {
             return self.begin_flush(index);
         }
@@ -210,6 +213,7 @@ impl Engine {
         let entry = self.table.next_from(block).copied();
         let missed = self.planted(Canary::LookupOffByOne);
         match entry.filter(|e| e.block <= block.0 && !(missed && e.block == block.0)) {
+            None if refused == Some(block) => self.start_write_job(index, block),
             None => self.start_main_piece(index, entry.map(|e| Block(e.block))),
             Some(_) => match request.kind {
                 RequestKind::Read => self.start_entry_read(index, block),
@@ -404,6 +408,9 @@ impl Engine {
         let within_block = piece.end() <= self.block_extent(block).end();
         // A job that waits for this piece owns the block already: the request asks again when that has ended.
         if within_block && !self.is_locked(block) {
+            if let Some(slow) = self.slow(index) {
+                slow.refused = Some(block);
+            }
             self.start_write_job(index, block);
         } else if let Some(slow) = self.slow(index) {
             slow.limit = per_block - piece.start().0 % per_block;

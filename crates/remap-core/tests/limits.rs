@@ -1,0 +1,189 @@
+//! What has a limit keeps it (C6): at the limit, and one beyond.
+
+use remap_core::engine::{
+    BREAKER_COOL_DOWN_NS, Command, CommandId, Engine, EngineConfig, Event, MAX_COMMANDS, MAX_JOBS,
+    MAX_NOTICES, MAX_REQUESTS, MAX_SUSPICIONS, SubmitError,
+};
+use remap_core::op::{DeviceId, Fault, Op, OpKind, Request, RequestId, RequestKind};
+use remap_core::recovery::Recovered;
+use remap_core::units::{Extent, Now, Sector};
+use remap_format::layout::{first_homes, first_spares, plan};
+use remap_format::{Cause, CopyRole, MainIdentity, Policy, Superblock, SuperblockFlags};
+
+const SPARE: u64 = 16 << 20;
+/// More blocks than suspicions can wait.
+const BLOCKS: u64 = 2 * MAX_SUSPICIONS as u64;
+const NOW: Now = Now { mono_ns: 0, unix_s: 1_700_000_000 };
+
+fn engine(policy: Policy) -> Engine {
+    let shape = plan(&[SPARE], 4096).expect("16 MiB are enough");
+    let superblock = Superblock {
+        role: CopyRole::Copy(0),
+        volume: [1; 16],
+        name: "limits".into(),
+        spare_index: 0,
+        spares: first_spares(&[([2; 16], SPARE)], &shape, 4096),
+        homes: first_homes(1),
+        block_shift: 12,
+        policy,
+        flags: SuperblockFlags::default(),
+        generation: 0,
+        area: 1,
+        entries: 0,
+        area_pages: shape.area_pages,
+        journal_pages: shape.journal_pages,
+        created: 0,
+        written: 0,
+        compat: 0,
+        ro_compat: 0,
+        main: MainIdentity { size: BLOCKS * 4096, logical_block: 512, ..Default::default() },
+    };
+    let recovered = Recovered::fresh(superblock, &[]).expect("fresh");
+    let mut engine = Engine::start(recovered, EngineConfig::default(), NOW).expect("memory");
+    settle(&mut engine, |_| Ok(()));
+    events(&mut engine);
+    engine
+}
+
+fn ops(engine: &mut Engine) -> Vec<Op> {
+    std::iter::from_fn(|| engine.poll_op()).collect()
+}
+
+fn events(engine: &mut Engine) -> Vec<Event> {
+    std::iter::from_fn(|| engine.poll_event()).collect()
+}
+
+/// Carries out everything.
+fn settle(engine: &mut Engine, outcome: impl Fn(&Op) -> Result<(), Fault>) {
+    while let Some(op) = engine.poll_op() {
+        engine.handle_completion(NOW, op.id, outcome(&op));
+    }
+}
+
+fn blocks(first: u64, count: u64) -> Extent {
+    Extent::new(Sector(first * 8), count * 8).expect("not empty")
+}
+
+fn request(id: u64, kind: RequestKind, extent: Extent) -> Request {
+    Request { id: RequestId(id), kind, extent }
+}
+
+fn read(engine: &mut Engine, id: u64, extent: Extent) -> Result<(), SubmitError> {
+    engine.submit(NOW, request(id, RequestKind::Read, extent))
+}
+
+fn graces(ops: &[Op]) -> usize {
+    ops.iter().filter(|op| op.kind == OpKind::Grace).count()
+}
+
+#[test]
+fn requests_that_ended_count_until_their_end_is_taken() {
+    let mut engine = engine(Policy::RemapOnly);
+    for id in 0..MAX_REQUESTS as u64 {
+        read(&mut engine, id, blocks(id, 1)).expect("there is room");
+    }
+    assert_eq!(read(&mut engine, 9999, blocks(0, 1)), Err(SubmitError::Full));
+    settle(&mut engine, |_| Ok(()));
+    assert_eq!(read(&mut engine, 9999, blocks(0, 1)), Err(SubmitError::Full));
+    assert!(engine.poll_event().is_some());
+    assert_eq!(read(&mut engine, 9999, blocks(0, 1)), Ok(()));
+    assert_eq!(read(&mut engine, 10_000, blocks(0, 1)), Err(SubmitError::Full));
+    settle(&mut engine, |_| Ok(()));
+    assert_eq!(events(&mut engine).len(), MAX_REQUESTS);
+    assert!(engine.is_idle());
+}
+
+#[test]
+fn a_request_ends_at_the_end_of_the_volume() {
+    let mut engine = engine(Policy::RemapOnly);
+    assert_eq!(read(&mut engine, 1, blocks(BLOCKS - 1, 1)), Ok(()));
+    assert_eq!(read(&mut engine, 2, blocks(BLOCKS - 1, 2)), Err(SubmitError::OutOfRange));
+    let flush = request(3, RequestKind::Flush, blocks(BLOCKS, 1));
+    assert_eq!(engine.submit(NOW, flush), Ok(()), "the extent of a flush says nothing");
+}
+
+#[test]
+fn commands_that_ended_count_until_their_end_is_taken() {
+    let mut engine = engine(Policy::RemapOnly);
+    let mut command = |id| engine.command(NOW, CommandId(id), Command::Resume);
+    for id in 0..MAX_COMMANDS as u64 {
+        command(id).expect("there is room");
+    }
+    assert_eq!(command(9999), Err(SubmitError::Full));
+    assert!(engine.poll_event().is_some());
+    assert_eq!(engine.command(NOW, CommandId(9999), Command::Resume), Ok(()));
+    assert_eq!(engine.command(NOW, CommandId(10_000), Command::Resume), Err(SubmitError::Full));
+}
+
+/// A quarter of the jobs is kept for clients that write.
+#[test]
+fn commands_leave_jobs_for_writes() {
+    let mut engine = engine(Policy::RemapOnly);
+    engine.command(NOW, CommandId(1), Command::Remap(blocks(0, 100), Cause::Manual)).expect("taken");
+    let background = ops(&mut engine);
+    assert_eq!((graces(&background), background.len()), (MAX_JOBS - MAX_JOBS / 4, MAX_JOBS - MAX_JOBS / 4));
+    for id in 0..MAX_JOBS as u64 {
+        let write = request(id, RequestKind::Write { fua: false }, blocks(200 + id, 1));
+        engine.submit(NOW, write).expect("taken");
+    }
+    let writes = ops(&mut engine);
+    assert_eq!(writes.len(), MAX_JOBS);
+    let mut fences = Vec::new();
+    for op in writes {
+        engine.handle_completion(NOW, op.id, Err(Fault::Medium));
+        fences.extend(ops(&mut engine));
+    }
+    assert_eq!((graces(&fences), fences.len()), (MAX_JOBS / 4, MAX_JOBS / 4), "the others wait for a job");
+    for op in background.iter().chain(&fences) {
+        engine.handle_completion(NOW, op.id, Ok(()));
+    }
+    settle(&mut engine, |_| Ok(()));
+    let ended = events(&mut engine).into_iter().filter(|event| !matches!(event, Event::Notice(_))).count();
+    assert_eq!(ended, MAX_JOBS + 1);
+    assert!(engine.is_idle());
+    assert_eq!(engine.counts().remapped_blocks, 164);
+}
+
+#[test]
+fn notices_beyond_the_limit_are_counted() {
+    let mut engine = engine(Policy::RemapOnly);
+    let mut now = NOW;
+    // The path fails and comes back: two notices.
+    let mut turn = |engine: &mut Engine| {
+        engine.report(now, DeviceId::Main, Fault::Gone);
+        now.mono_ns += BREAKER_COOL_DOWN_NS;
+        engine.handle_timeout(now);
+        settle(engine, |_| Ok(()));
+    };
+    (0..MAX_NOTICES / 2).for_each(|_| turn(&mut engine));
+    assert_eq!(engine.counters().dropped_notices, 0);
+    turn(&mut engine);
+    assert_eq!(engine.counters().dropped_notices, 2);
+    assert_eq!(events(&mut engine).len(), MAX_NOTICES);
+    turn(&mut engine);
+    assert_eq!(events(&mut engine).len(), 2, "there is room again");
+}
+
+/// Blocks that cannot be read wait to be examined; beyond the limit the next read raises them again.
+#[test]
+fn suspicions_beyond_the_limit_are_counted() {
+    let mut engine = engine(Policy::RewriteThenRemap);
+    let reading = |op: &Op| if matches!(op.kind, OpKind::Read(_)) { Err(Fault::Medium) } else { Ok(()) };
+    // One block more than fits, read while a command keeps every job that may examine them.
+    engine.command(NOW, CommandId(1), Command::Remap(blocks(0, 48), Cause::Manual)).expect("taken");
+    let held = ops(&mut engine);
+    assert_eq!(held.len(), 48);
+    let mut next = 1000;
+    while next <= 1000 + MAX_SUSPICIONS as u64 {
+        let extent = Extent::new(Sector(next * 8), 1).expect("a sector");
+        read(&mut engine, next, extent).expect("taken");
+        settle(&mut engine, reading);
+        events(&mut engine);
+        next += 1;
+    }
+    assert_eq!(engine.counters().dropped_suspicions, 1);
+    // What is known to be in doubt is not noted twice.
+    read(&mut engine, 1, Extent::new(Sector((next - 2) * 8), 1).expect("a sector")).expect("taken");
+    settle(&mut engine, reading);
+    assert_eq!(engine.counters().dropped_suspicions, 1);
+}
