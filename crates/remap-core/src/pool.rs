@@ -359,6 +359,15 @@ mod tests {
     }
 
     #[test]
+    fn neighbours_stay_on_one_spare_until_another_has_clearly_more_room() {
+        let mut pool = pool(&[1000, 1000], &[]);
+        let spares: Vec<u8> = (0..121).filter_map(|_| acquire(&mut pool)).map(Slot::spare).collect();
+        // 1000 free slots are more than 880 and a sixteenth of them and 64, and not more than with 881.
+        assert!(spares.iter().take(120).all(|&spare| spare == 0), "{spares:?}");
+        assert_eq!(spares.last(), Some(&1));
+    }
+
+    #[test]
     fn what_the_disk_says_is_checked() {
         let mut pool = pool(&[100], &[(0, 10)]);
         let entry = |slot: u64, count| Entry {

@@ -148,7 +148,7 @@ impl Table {
         // One edit can empty every leaf there is.
         self.idle.try_reserve(self.leaves.len() + splits).map_err(|_| NoMemory)?;
         while self.idle.len() < splits {
-            let entries = memory::list(LEAF_ENTRIES + 1)?;
+            let entries = memory::list(LEAF_ENTRIES)?;
             self.view.grow(self.ids)?;
             memory::push(&mut self.idle, Leaf { id: self.ids, entries });
             self.ids += 1;
@@ -257,7 +257,7 @@ impl Table {
     fn split(&mut self, leaf: usize) {
         let mut upper = self.idle.pop().expect("prepare() keeps idle leaves");
         let Some(lower) = self.leaves.get_mut(leaf) else { return };
-        memory::extend(&mut upper.entries, LEAF_ENTRIES / 2 + 1, lower.entries.drain(LEAF_ENTRIES / 2..));
+        memory::extend(&mut upper.entries, LEAF_ENTRIES / 2, lower.entries.drain(LEAF_ENTRIES / 2..));
         memory::insert(&mut self.leaves, leaf + 1, upper);
         self.publish_leaf(leaf);
         self.publish_leaf(leaf + 1);

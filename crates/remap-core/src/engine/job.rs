@@ -243,7 +243,6 @@ impl Engine {
         self.wake = true;
         match job.kind {
             JobKind::Write { request, .. } => self.request_job_done(request, result),
-            JobKind::Learn { .. } => {}
             _ => self.command_job_done(&job, result),
         }
     }
