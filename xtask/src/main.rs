@@ -3,6 +3,7 @@
 //! Invariant: nothing is left out in silence. What did not run is named at the end with its reason, and where
 //! `CI=true` it is a failure.
 
+mod coverage;
 mod fuzz;
 mod lanes;
 mod layers;
@@ -36,6 +37,8 @@ enum Chore {
     },
     /// Fuzz the decoders, recovery and the protocols; see fuzz/README.md
     Fuzz(fuzz::FuzzArgs),
+    /// Measure which lines of the pure crates run in their tests; fails under 95 %
+    Coverage,
     /// List the lanes of `ci`
     Lanes,
     /// Install the tools that the tests need, or say which are missing
@@ -67,6 +70,7 @@ fn work(chore: &Chore) -> Result<bool> {
         }
         Chore::Ci { only } => lanes::run(&root, only),
         Chore::Fuzz(args) => fuzz::run(&root, args).map(|(good, _)| good),
+        Chore::Coverage => coverage::run(&root),
         Chore::Lanes => {
             lanes::list();
             Ok(true)

@@ -1,12 +1,12 @@
-//! The programs that the tests call, and the Debian packages that bring them.
+//! The programs that the tests and chores call, and the packages of Debian or crates.io that bring them.
 //!
-//! Invariant: a program that is there is left alone; packages are installed only as root and only when missing.
+//! Invariant: a program that is there is left alone; Debian's packages are installed only as root and only when missing.
 
 use std::env;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// Program and package.
 const TOOLS: [(&str, &str); 22] = [
@@ -86,6 +86,26 @@ fn apt(args: &[&str]) -> Result<bool> {
         .status()
         .context("apt-get does not start")?;
     Ok(status.success())
+}
+
+/// Installs a subcommand of cargo from crates.io if it is missing.
+///
+/// # Errors
+/// It cannot be installed.
+pub(crate) fn provide_from_cargo(name: &str) -> Result<()> {
+    let subcommand = name.strip_prefix("cargo-").unwrap_or(name);
+    let there = Command::new(env!("CARGO")).args([subcommand, "--version"]).stderr(Stdio::null()).output();
+    if there.is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    println!("xtask: cargo install {name} (some minutes, once)");
+    let status = Command::new(env!("CARGO"))
+        .args(["install", "--locked", name])
+        .stdin(Stdio::null())
+        .status()
+        .context("cargo does not start")?;
+    ensure!(status.success(), "{name} cannot be installed");
+    Ok(())
 }
 
 /// What is not there, with the package that brings it.

@@ -4,20 +4,24 @@
 //! the inputs and compares; `BLESS=1 cargo test -p remap-core --test transcripts` writes what really came out: read the
 //! difference before you commit it. Other lines are comments.
 //!
-//! Inputs: `volume policy=P blocks=N slots=N`, `read S+N`, `write S+N [fua]`, `zeroes S+N`, `discard S+N`, `flush`, `remap S+N`,
-//! `clear S+N`, `verify S+N [all]`, `save`, `suspend`, `resume`, `ok N...|last` (complete operations by number), `ok all` (everything
-//! that is out, again and again, until nothing is), `ok all but N...`, `fail N|last FAULT`, `time MS`, `table`.
+//! Inputs: `volume policy=P blocks=N slots=N logical=BYTES budget=N max-remaps=N lost=B+N scattered=N` (from the start blocks B+N
+//! are lost, and N blocks here and there: 84 entries are all that there is room for), `read S+N`, `write S+N [fua]`, `zeroes S+N`,
+//! `discard S+N`, `flush`, `remap S+N`, `clear S+N`, `verify S+N [all]`, `save`, `release`, `add-spare BYTES [copies]`,
+//! `retire-spare N`, `suspend`, `resume`, `ok N...|last` (complete operations by number), `ok all` (everything that is out, again and
+//! again, until nothing is), `ok all but N...`, `fail N|last FAULT`, `report DEVICE FAULT` (from the fast lane), `time MS`, `due`
+//! (when time is to be told next), `table`, `counters`.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use remap_core::engine::{Command, CommandId, Engine, EngineConfig, Event};
 use remap_core::op::{Buffer, DeviceId, Fault, Op, OpId, OpKind, Request, RequestId, RequestKind};
-use remap_core::recovery::Recovered;
+use remap_core::recovery::{Recovered, shape_of};
 use remap_core::units::{Extent, Now, Sector};
-use remap_format::layout::{first_homes, first_spares, plan};
+use remap_format::layout::{first_homes, first_spares, joining_spare, plan};
 use remap_format::{
-    Cause, CopyRole, Entry, EntryState, MainIdentity, Policy, SpareRecord, Superblock, SuperblockFlags,
+    Cause, CopyRole, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT, Policy, SpareRecord, Superblock,
+    SuperblockFlags,
 };
 
 const SPARE_SIZE: u64 = 1 << 20;
@@ -44,7 +48,31 @@ fn fault(word: &str) -> Fault {
         "transport" => Fault::Transport,
         "timeout" => Fault::Timeout,
         "gone" => Fault::Gone,
+        "no-space" => Fault::NoSpace,
+        "unsupported" => Fault::Unsupported,
+        "no-memory" => Fault::NoMemory,
+        "protection" => Fault::Protection,
         other => panic!("no fault {other}"),
+    }
+}
+
+fn device(word: &str) -> DeviceId {
+    word.strip_prefix("spare").map_or(DeviceId::Main, |n| DeviceId::Spare(n.parse().expect("a number")))
+}
+
+/// A run of blocks without contents, as a list of bad sectors brings them.
+fn lost(word: &str) -> Entry {
+    let blocks = extent(word);
+    Entry {
+        block: blocks.start().0,
+        count: u32::try_from(blocks.sectors()).expect("few"),
+        slot: NO_SLOT,
+        lost: 0xff,
+        state: EntryState::Pending,
+        cause: Cause::Imported,
+        flags: EntryFlags::STALE,
+        errors: 0,
+        time: 1_700_000_000,
     }
 }
 
@@ -79,12 +107,20 @@ impl Run {
             ro_compat: 0,
             main: MainIdentity {
                 size: number("blocks", 1024) * 4096,
-                logical_block: 512,
+                logical_block: number("logical", 512) as u32,
                 ..Default::default()
             },
         };
-        let recovered = Recovered::fresh(superblock, &[]).expect("fresh");
-        self.engine = Some(Engine::start(recovered, EngineConfig::default(), self.now).expect("memory"));
+        let scattered = (0..number("scattered", 0)).map(|n| lost(&format!("{}", 500 + 2 * n)));
+        let entries: Vec<Entry> = value("lost").map(lost).into_iter().chain(scattered).collect();
+        let recovered = Recovered::fresh(superblock, &entries).expect("fresh");
+        let standard = EngineConfig::default();
+        let config = EngineConfig {
+            breaker_budget: number("budget", standard.breaker_budget.into()) as u32,
+            max_remaps: value("max-remaps").map(|max| max.parse().expect("number")),
+            ..standard
+        };
+        self.engine = Some(Engine::start(recovered, config, self.now).expect("memory"));
         let before = self.text.len();
         self.drain();
         self.complete_all(&[]);
@@ -147,6 +183,14 @@ impl Run {
         self.drain();
     }
 
+    fn add_spare(&mut self, bytes: &str, copies: bool) {
+        let bytes = bytes.parse().expect("bytes");
+        let volume = self.engine().volume();
+        let (shape, spare) = (shape_of(volume), self.engine().next_spare().expect("a number"));
+        let record = joining_spare([3 + spare; 16], bytes, spare, &shape, 4096).expect("large enough");
+        self.command(Command::AddSpare { spare, record, copies });
+    }
+
     fn input(&mut self, line: &str) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let numbers =
@@ -166,6 +210,9 @@ impl Run {
                 self.command(Command::Verify { extent: extent(at), all: rest == ["all"] });
             }
             ["save"] => self.command(Command::Save),
+            ["release"] => self.command(Command::Release),
+            ["add-spare", bytes, rest @ ..] => self.add_spare(bytes, rest == ["copies"]),
+            ["retire-spare", n] => self.command(Command::RetireSpare { spare: n.parse().expect("a number") }),
             ["suspend"] => self.command(Command::Suspend),
             ["resume"] => self.command(Command::Resume),
             ["ok", "all", "but", ..] => self.complete_all(&numbers(3)),
@@ -180,6 +227,19 @@ impl Run {
                 self.complete(number, Err(fault(word)));
             }
             ["fail", number, word] => self.complete(number.parse().expect("a number"), Err(fault(word))),
+            ["report", at, word] => {
+                let now = self.now;
+                self.engine().report(now, device(at), fault(word));
+                self.drain();
+            }
+            ["due"] => {
+                let due = self.engine().poll_timeout().map(|ns| format!("{} ms", ns / 1_000_000));
+                writeln!(self.text, "    {}", due.unwrap_or("never".into())).expect("text");
+            }
+            ["counters"] => {
+                let counters = self.engine().counters();
+                writeln!(self.text, "    {counters:?}").expect("text");
+            }
             ["time", ms] => {
                 self.now.mono_ns += ms.parse::<u64>().expect("milliseconds") * 1_000_000;
                 let now = self.now;
