@@ -17,8 +17,10 @@ use remap_nbd::{Client, ClientOptions};
 
 /// Answers to one option: two names, a description and a few heads.
 const ANSWER_MAX: usize = 4 * STRING_MAX;
-/// What a side keeps of the other beyond the bytes that it was sent.
-const MEMORY: usize = (256 << 10) + ANSWER_MAX * OPTIONS_PER_HANDSHAKE as usize;
+/// What a client says at most: a long name takes one byte of an input, so the input's length is no bound.
+const SAID_MAX: usize = 64 << 10;
+/// What a side keeps of the other beyond the bytes that it was sent; and what was said, which grows by doubling.
+const MEMORY: usize = (256 << 10) + 4 * SAID_MAX + ANSWER_MAX * OPTIONS_PER_HANDSHAKE as usize;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::of(bytes);
@@ -44,7 +46,7 @@ fuzz_target!(|bytes: &[u8]| {
 /// A client's words, option by option.
 fn options_of(input: &mut Input<'_>) -> Vec<u8> {
     let mut said = u32::from(input.u8() & 3).to_be_bytes().to_vec();
-    while !input.is_empty() {
+    while !input.is_empty() && said.len() < SAID_MAX {
         let (option, how) = (u32::from(input.u8() % 14), input.u8());
         let body = match how & 3 {
             0 => Vec::new(),
