@@ -191,6 +191,9 @@ fn agree(driver: &mut Driver<'_>, in_step: bool) {
     let says = Says::of(driver.engine.table().iter(), driver.engine.retired());
     let generation = driver.engine.generation();
     let disks = driver.disks();
+    if half_a_range_away(disks, generation) {
+        return;
+    }
     let healthy = disks.faults.is_empty();
     let again = match recovered(disks, true) {
         Ok(again) => again,
@@ -199,7 +202,6 @@ fn agree(driver: &mut Driver<'_>, in_step: bool) {
         Err(RecoveryError::JournalHole { .. }) if journal_has_blind_page(driver) => return,
         // A forged record that extends a later checkpoint lies where the journal has not come to.
         Err(RecoveryError::CheckpointLost { .. }) => return,
-        Err(_) if half_a_range_away(driver.disks(), generation) => return,
         Err(error) => panic!("what the engine wrote is refused: {error}"),
     };
     assert_eq!(again.generation, generation, "the engine's generation is the durable one");
