@@ -139,12 +139,9 @@ fn build(home: &Path) -> Result<PathBuf> {
         tools::find(&compiler).is_some() || Path::new(&compiler).is_file(),
         "no C++ compiler (`{compiler}`), which libFuzzer is built with: install g++, or set CXX"
     );
-    let rustc =
-        Command::new("rustc").arg("-vV").current_dir(home).output().context("rustc does not start")?;
-    let said = String::from_utf8_lossy(&rustc.stdout).into_owned();
-    let host = said.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
+    let host = tools::host(home)?;
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--locked", "--target", host])
+        .args(["build", "--release", "--locked", "--target", &host])
         .current_dir(home)
         .env("RUSTFLAGS", INSTRUMENT)
         .env_remove("CARGO_TARGET_DIR")

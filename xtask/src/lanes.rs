@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::tally::Tally;
-use crate::{fuzz, layers, run, tidy};
+use crate::{fuzz, layers, memcheck, run, tidy};
 
 /// Integration tests with real clients are named so.
 const CLIENTS: &str = "clients_";
@@ -55,6 +55,7 @@ const LANES: &[Lane] = &[
         about: "every fuzz target: the inputs in the tree, and a fixed search",
         run: fuzzing,
     },
+    Lane { name: "memcheck", about: "buffers, threads and volumes under valgrind", run: memory },
     Lane {
         name: "clients",
         about: "nbdinfo, nbdcopy, libnbd, qemu-img, qemu-io, fio, nbdkit",
@@ -298,6 +299,17 @@ fn sweeps(stage: &Stage<'_>) -> Result<Verdict> {
 fn fuzzing(stage: &Stage<'_>) -> Result<Verdict> {
     let (good, executions) = fuzz::run(stage.root, &fuzz::FuzzArgs::lane())?;
     Ok(Verdict { good, note: format!("{executions} executions"), tally: Tally::default() })
+}
+
+fn memory(stage: &Stage<'_>) -> Result<Verdict> {
+    let mut whole = Verdict { good: true, note: String::new(), tally: Tally::default() };
+    whole.good = memcheck::check(stage.root, |args, set| {
+        let verdict = stage.cargo_with(10, args, set)?;
+        whole.note.push_str(&verdict.note);
+        whole.tally += verdict.tally;
+        Ok(verdict.good)
+    })?;
+    Ok(whole)
 }
 
 fn crash(stage: &Stage<'_>) -> Result<Verdict> {

@@ -7,6 +7,7 @@ mod coverage;
 mod fuzz;
 mod lanes;
 mod layers;
+mod memcheck;
 mod run;
 mod tally;
 mod tidy;

@@ -3,13 +3,13 @@
 //! Invariant: a program that is there is left alone; Debian's packages are installed only as root and only when missing.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
 /// Program and package.
-const TOOLS: [(&str, &str); 22] = [
+const TOOLS: [(&str, &str); 23] = [
     ("nbdinfo", "libnbd-bin"),
     ("nbdcopy", "libnbd-bin"),
     ("nbdfuse", "nbdfuse"),
@@ -32,6 +32,7 @@ const TOOLS: [(&str, &str); 22] = [
     ("sha256sum", "coreutils"),
     ("timeout", "coreutils"),
     ("blkid", "util-linux"),
+    ("valgrind", "valgrind"),
 ];
 
 /// Python's binding of libnbd is looked for by importing it.
@@ -116,6 +117,18 @@ fn missing() -> Vec<(&'static str, &'static str)> {
         gone.push(PYTHON_NBD);
     }
     gone
+}
+
+/// The target triple of this machine.
+///
+/// # Errors
+/// There is no `rustc`, or it does not say.
+pub(crate) fn host(root: &Path) -> Result<String> {
+    let rustc =
+        Command::new("rustc").arg("-vV").current_dir(root).output().context("rustc does not start")?;
+    let said = String::from_utf8_lossy(&rustc.stdout);
+    let host = said.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc names no host")?.to_owned())
 }
 
 /// A program in `PATH` or where Debian keeps those for root.
