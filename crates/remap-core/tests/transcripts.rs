@@ -309,7 +309,8 @@ fn show_entry(entry: &Entry) -> String {
         EntryState::Remapped => format!("at slot {}", entry.slot),
         _ => "pending".to_string(),
     };
-    format!("block {}+{} {place}, lost {:#b}, {}", entry.block, entry.count, entry.lost, entry.cause.word())
+    let (Entry { block, count, lost, errors, .. }, cause) = (entry, entry.cause.word());
+    format!("block {block}+{count} {place}, lost {lost:#b}, {cause}, {errors} errors")
 }
 
 fn replay(input: &str) -> String {

@@ -26,9 +26,8 @@ const JOBS_FOR_WRITES: usize = MAX_JOBS / 4;
 pub(super) enum JobKind {
     /// Sectors could not be read: find out which, note them (or move what can be read).
     Learn { sectors: u128, on_slot: bool },
-    /// A client overwrites `covered` sectors of a block that has an entry, or whose write failed (`unknown`: with an error
-    /// that says nothing).
-    Write { request: usize, covered: u128, unknown: bool },
+    /// A client overwrites `covered` sectors of a block that has an entry, or whose write the main device refused.
+    Write { request: usize, covered: u128, refused: Option<Fault> },
     /// Move the block to a spare.
     Move { command: usize },
     /// Move the block back to the main device.
@@ -104,6 +103,8 @@ pub(super) struct Job {
     pub(super) medium: Option<Fault>,
     /// Some fault said nothing (bare EIO) and was not confirmed by a probe yet.
     pub(super) unknown: bool,
+    /// The block could not be read or written where it is.
+    pub(super) failed: bool,
     /// Probes tried in this step.
     pub(super) probes: u8,
     /// The slot taken.
@@ -179,7 +180,8 @@ impl Engine {
                 bad: 0,
                 fault: None,
                 medium: None,
-                unknown: matches!(kind, JobKind::Write { unknown: true, .. }),
+                unknown: matches!(kind, JobKind::Write { refused: Some(Fault::Unknown), .. }),
+                failed: matches!(kind, JobKind::Write { refused: Some(_), .. }),
                 probes: 0,
                 slot: None,
                 failed_slots: ArrayVec::new(),

@@ -61,10 +61,9 @@ pub(super) struct SlowRequest {
     /// There was no memory for the list of bad sectors: all must be taken for bad.
     all_bad: bool,
     fault: Option<Fault>,
-    /// The last piece failed with an error that says nothing.
-    unknown: bool,
-    /// A write to this block failed on the medium: a job writes it as soon as one is free, the main device is not asked again.
-    refused: Option<Block>,
+    /// A write to this block failed on the medium, and how: a job writes it as soon as one is free, the main device is not asked
+    /// again.
+    refused: Option<(Block, Fault)>,
 }
 
 impl SlowRequest {
@@ -125,7 +124,6 @@ impl Engine {
             bad: Vec::new(),
             all_bad: false,
             fault: None,
-            unknown: false,
             refused: None,
         };
         if let Some(place) = self.requests.get_mut(index) {
@@ -213,7 +211,9 @@ impl Engine {
         let entry = self.table.next_from(block).copied();
         let missed = self.planted(Canary::LookupOffByOne);
         match entry.filter(|e| e.block <= block.0 && !(missed && e.block == block.0)) {
-            None if refused == Some(block) => self.start_write_job(index, block),
+            None if refused.is_some_and(|(refused, _)| refused == block) => {
+                self.start_write_job(index, block)
+            }
             None => self.start_main_piece(index, entry.map(|e| Block(e.block))),
             Some(_) => match request.kind {
                 RequestKind::Read => self.start_entry_read(index, block),
@@ -327,13 +327,13 @@ impl Engine {
             return true;
         }
         let covered = self.mask_in(block, &part);
-        let unknown = slow.unknown;
+        let refused = slow.refused.filter(|(refused, _)| *refused == block).map(|(_, fault)| fault);
         // Before the job starts, because a job that cannot go on ends its request at once.
         if let Some(slow) = self.slow(index) {
             slow.stage = Stage::Job(part);
         }
         let started =
-            self.start_job(JobKind::Write { request: index, covered, unknown }, block, Cause::WriteError);
+            self.start_job(JobKind::Write { request: index, covered, refused }, block, Cause::WriteError);
         if !started && let Some(slow) = self.slow(index) {
             slow.stage = Stage::Waiting;
         }
@@ -402,14 +402,11 @@ impl Engine {
             return;
         }
         self.counters.write_errors += 1;
-        if let Some(slow) = self.slow(index) {
-            slow.unknown = fault == Fault::Unknown;
-        }
         let within_block = piece.end() <= self.block_extent(block).end();
         // A job that waits for this piece owns the block already: the request asks again when that has ended.
         if within_block && !self.is_locked(block) {
             if let Some(slow) = self.slow(index) {
-                slow.refused = Some(block);
+                slow.refused = Some((block, fault));
             }
             self.start_write_job(index, block);
         } else if let Some(slow) = self.slow(index) {
@@ -448,7 +445,6 @@ impl Engine {
                 if let Stage::Job(part) = slow.stage {
                     slow.cursor = part.end();
                     slow.stage = Stage::Ready;
-                    slow.unknown = false;
                 }
             }
             Err(error) => self.end_request(index, Err(error)),

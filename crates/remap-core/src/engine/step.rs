@@ -63,6 +63,7 @@ impl Engine {
             } else {
                 job.medium.get_or_insert(fault);
                 job.unknown |= fault == Fault::Unknown;
+                job.failed |= !matches!(job.step, Step::Probe | Step::WriteSlot);
                 if reading {
                     job.bad |= sectors;
                     self.counters.read_errors += 1;
@@ -407,8 +408,7 @@ impl Engine {
     }
 
     fn entry_of(&self, job: &Job, lost: u128, state: EntryState, slot: u64) -> Entry {
-        let errors =
-            job.old.map_or(0, |e| e.errors).saturating_add(u16::from(job.bad != 0 || job.medium.is_some()));
+        let errors = job.old.map_or(0, |e| e.errors).saturating_add(u16::from(job.failed));
         let flags = job.old.map_or(EntryFlags::default(), |e| e.flags);
         // As it will be read back: in memory and on disk the same neighbours are one entry.
         let time = job.old.map_or(kept_time(self.now.unix_s), |e| e.time);
