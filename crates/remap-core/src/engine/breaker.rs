@@ -103,18 +103,26 @@ impl Engine {
         open.probing = true;
         let (device, turn) = (open.device, open.probes);
         open.probes += 1;
-        // The last sector that was known good, then others in turn: one bad sector must not keep the breaker open.
-        let (size, last_good) = match device {
-            DeviceId::Main => (self.main_sectors(), self.last_good.map_or(0, |s| s.0)),
-            DeviceId::Spare(n) => (self.volume.spares.get(usize::from(n)).map_or(0, |s| s.size / 512), 0),
-        };
-        let unit = self.unit_sectors();
-        let places = [last_good, 0, size / 2, size.saturating_sub(unit)];
-        let at = places.get(turn % places.len()).copied().unwrap_or(0);
-        let at = Sector(at - at % unit);
-        let Some(extent) = Extent::new(at, unit) else { return };
+        let extent = self.probe_place(device, turn);
         let into = Buffer::Bounce { index: super::PROBE_BOUNCE, offset: 0 };
         self.emit(device, extent, OpKind::Read(into), Purpose::CoolDownProbe);
+    }
+
+    /// Where a device is asked whether it answers: at the last sector that was known good (of a spare none is), then at its front, its
+    /// middle and its end in turn, so that one bad sector does not speak for the device.
+    pub(super) fn probe_place(&self, device: DeviceId, turn: usize) -> Extent {
+        let (sectors, last_good) = match device {
+            DeviceId::Main => (self.main_sectors(), self.last_good),
+            DeviceId::Spare(n) => (self.volume.spares.get(usize::from(n)).map_or(0, |s| s.size / 512), None),
+        };
+        let unit = self.unit_sectors();
+        let at = match turn % 4 {
+            0 => last_good.map_or(sectors / 4, |s| s.0),
+            1 => 0,
+            2 => sectors / 2,
+            _ => sectors.saturating_sub(unit),
+        };
+        Extent::new(Sector(at - at % unit), unit).expect("a unit is not empty")
     }
 
     pub(super) fn breaker_probe_done(&mut self, outcome: Result<(), Fault>) {

@@ -338,20 +338,12 @@ impl Engine {
         let Some(job) = self.job(index) else { return };
         let tried = job.probes;
         job.probes += 1;
-        let (block, old_slot) = (job.block, job.old_slot());
-        let unit = self.unit_sectors();
-        let (device, sectors, avoid) = match old_slot {
-            Some(slot) => {
-                let size = self.volume.spares.get(usize::from(slot.spare())).map_or(0, |s| s.size / 512);
-                (DeviceId::Spare(slot.spare()), size, self.in_slot(slot, (0, 1)).1)
-            }
-            None => (DeviceId::Main, self.main_sectors(), self.block_extent(block)),
+        let Some(job) = self.jobs.get(index).and_then(Option::as_ref) else { return };
+        let (device, avoid) = match job.old_slot() {
+            Some(slot) => (DeviceId::Spare(slot.spare()), self.in_slot(slot, (0, 1)).1),
+            None => (DeviceId::Main, self.block_extent(job.block)),
         };
-        let last_good = if device == DeviceId::Main { self.last_good } else { Some(Sector(0)) };
-        let places = [last_good.map_or(sectors / 4, |s| s.0), 0, sectors / 2, sectors.saturating_sub(unit)];
-        let at = places.get(usize::from(tried)).copied().unwrap_or(0);
-        let at = at - at % unit;
-        let extent = Extent::new(Sector(at), unit).expect("a unit is not empty");
+        let extent = self.probe_place(device, usize::from(tried));
         if extent.overlaps(&avoid) {
             // Says nothing new about this block: the next place.
             if let Some(job) = self.job(index) {
