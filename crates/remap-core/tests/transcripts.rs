@@ -20,8 +20,8 @@ use remap_core::recovery::{Recovered, shape_of};
 use remap_core::units::{Extent, Now, Sector};
 use remap_format::layout::{first_homes, first_spares, joining_spare, plan};
 use remap_format::{
-    Cause, CopyRole, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT, Policy, SpareRecord, Superblock,
-    SuperblockFlags,
+    Cause, CopyRole, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT, Policy, Record, RecordHeader,
+    SpareRecord, Superblock, SuperblockFlags,
 };
 
 const SPARE_SIZE: u64 = 1 << 20;
@@ -265,7 +265,28 @@ fn show_buffer(buffer: &Buffer) -> String {
     match buffer {
         Buffer::Request { id, offset } => format!("request {} +{offset}", id.0),
         Buffer::Bounce { index, offset } => format!("bounce {index} +{offset}"),
-        Buffer::Owned(bytes) => format!("{} bytes of metadata", bytes.len()),
+        Buffer::Owned(bytes) => format!("{} bytes: {}", bytes.len(), show_metadata(bytes)),
+    }
+}
+
+fn show_metadata(bytes: &[u8]) -> String {
+    if let Some(RecordHeader { checkpoint, generation, position, .. }) = Record::claimed(bytes) {
+        return format!("record {generation} at page {position} behind checkpoint {checkpoint}");
+    }
+    let Ok(superblock) = Superblock::decode(&bytes[..4096]) else {
+        return if bytes.starts_with(b"CKPT") { "table" } else { "zeroes" }.to_string();
+    };
+    let Superblock { generation, area, entries, spare_index, flags, .. } = superblock;
+    let flag = |flag, word| if flags.has(flag) { word } else { "" };
+    let marks =
+        [flag(SuperblockFlags::FENCED, ", fenced"), flag(SuperblockFlags::RELEASED, ", released")].concat();
+    match superblock.role {
+        CopyRole::Label => format!("label of spare {spare_index}{marks}"),
+        CopyRole::Copy(copy) => {
+            format!(
+                "superblock of copy {copy}, checkpoint {generation} in area {area}, {entries} entries{marks}"
+            )
+        }
     }
 }
 
