@@ -435,9 +435,6 @@ fn recover_from(
 ) -> Result<Recovered, RecoveryError> {
     let superblock = newest_superblock(reader, sizes, None)?;
     let (devices, strays) = match_devices(reader, sizes, &superblock, Strangers::Refused)?;
-    if superblock.flags.has(SuperblockFlags::RELEASED) && !released_too {
-        return Err(RecoveryError::Released { name: superblock.name });
-    }
     for (spare, record) in (0u8..).zip(&superblock.spares) {
         let device = devices.get(usize::from(spare)).copied().flatten();
         let found = device.and_then(|d| sizes.get(d)).copied().unwrap_or(0);
@@ -446,6 +443,9 @@ fn recover_from(
         }
     }
     let mut session = Session::begin(reader, memory::copy(&devices)?, copy_of(&superblock)?, None)?;
+    if session.superblock().flags.has(SuperblockFlags::RELEASED) && !released_too {
+        return Err(RecoveryError::Released { name: superblock.name });
+    }
     let entries = match session.read_checkpoint() {
         Err(lost @ RecoveryError::TableLost { .. }) if session.journal_is_empty() => {
             let generation = session.generation();

@@ -40,7 +40,7 @@ pub(super) fn newest_superblock(
     let mut volume = None;
     for device in 0..sizes.len() {
         let found = scan_device(reader, device, sizes)?;
-        for Found { superblock, fenced, .. } in found {
+        for Found { place, superblock, fenced } in found {
             if *volume.get_or_insert(superblock.volume) != superblock.volume {
                 return Err(RecoveryError::MixedVolumes { spare: device, name: superblock.name });
             }
@@ -50,6 +50,7 @@ pub(super) fn newest_superblock(
                 label = Some(superblock);
             } else if !fenced
                 && !late
+                && is_at_home(&superblock, place)
                 && best.as_ref().is_none_or(|b| newer(superblock.generation, b.generation))
             {
                 best = Some(superblock);
@@ -57,6 +58,14 @@ pub(super) fn newest_superblock(
         }
     }
     best.or(label).ok_or(RecoveryError::NoMetadata { spare: 0, flaw: Flaw::Fenced })
+}
+
+/// Does it lie where it says that its copy lives? One that does not was written to a wrong place: the checkpoint that it names may
+/// never have been durable.
+fn is_at_home(superblock: &Superblock, place: u64) -> bool {
+    let CopyRole::Copy(copy) = superblock.role else { return false };
+    let homes = layout::copy_places(&superblock.spares, &superblock.homes);
+    homes.get(usize::from(copy)).is_some_and(|h| (h.spare, h.start) == (superblock.spare_index, place))
 }
 
 /// All whole superblocks on a device; at least one.
