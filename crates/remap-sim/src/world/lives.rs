@@ -216,6 +216,8 @@ impl World {
         let mut reader = Reader { disks, order, hidden, planted, flakes, path_failed: false };
         loop {
             let before = inside::refusals();
+            // Only what this try met says what its answer must be.
+            reader.path_failed = false;
             let found = inside::core(|| recover(&mut reader, &sizes, released_too));
             if !matches!(found, Err(RecoveryError::Memory(_))) || inside::refusals() == before {
                 return (found, reader.path_failed);
