@@ -3,8 +3,8 @@
 use remap_core::engine::{Command, CommandId};
 use remap_format::{Cause, SpareRecord, layout};
 
-use super::World;
 use super::lives::GONE;
+use super::{Changing, World};
 use crate::coverage::Kind;
 use crate::disk::SimDisk;
 use crate::inside;
@@ -88,7 +88,7 @@ impl World {
     /// # Errors
     /// What it showed is a violation.
     pub fn spare_leaves(&mut self, spare: u8) -> Checked {
-        self.changing = Some((self.next_id + 1, None));
+        self.changing = Some(Changing { command: self.next_id + 1, spare, joins: false });
         self.begin_command(Command::RetireSpare { spare })
     }
 
@@ -108,7 +108,7 @@ impl World {
         let places = &mut life.spare_disks;
         places.resize(places.len().max(usize::from(spare) + 1), GONE);
         places[usize::from(spare)] = disk;
-        self.changing = Some((self.next_id + 1, Some(spare)));
+        self.changing = Some(Changing { command: self.next_id + 1, spare, joins: true });
         self.begin_command(Command::AddSpare { spare, record, copies })?;
         Ok(true)
     }
@@ -140,8 +140,9 @@ impl World {
     /// A command ended; a spare that was to join, and did not, is no spare. (The disk of one that leaves must be there until its
     /// superblocks are erased; its number is not given again in this life.) `true`: one joined.
     pub(super) fn spares_changed(&mut self, id: u64) -> bool {
-        let Some((_, joining)) = self.changing.take_if(|(command, _)| *command == id) else { return false };
-        let Some((life, spare)) = self.life.as_mut().zip(joining.map(usize::from)) else { return false };
+        let Some(changed) = self.changing.take_if(|changing| changing.command == id) else { return false };
+        let Some(life) = self.life.as_mut().filter(|_| changed.joins) else { return false };
+        let spare = usize::from(changed.spare);
         let joined = life.engine.volume().spares.get(spare).is_some_and(SpareRecord::is_present);
         if !joined {
             life.spare_disks[spare] = GONE;

@@ -301,12 +301,12 @@ impl World {
         self.luck = luck;
     }
 
-    /// Disks that are spares of the volume, in its order, or about to be.
+    /// Disks that are spares of the volume, in its order, or about to be, or not quite gone.
     pub(super) fn present_disks(&self) -> Vec<usize> {
         let disks = self.life.as_ref().map(|l| l.spare_disks.as_slice()).unwrap_or_default();
-        let joining = self.changing.and_then(|(_, spare)| spare).map(usize::from);
+        let changing = self.changing.map(|changing| usize::from(changing.spare));
         let present = |spare: usize| self.volume.spares.get(spare).is_some_and(SpareRecord::is_present);
-        let spares = disks.iter().enumerate().filter(|&(n, _)| present(n) || joining == Some(n));
+        let spares = disks.iter().enumerate().filter(|&(n, _)| present(n) || changing == Some(n));
         spares.map(|(_, &disk)| disk).filter(|&disk| disk != GONE).collect()
     }
 

@@ -95,6 +95,14 @@ struct Life {
     spare_disks: Vec<usize>,
 }
 
+/// A spare that is to join, or to leave.
+#[derive(Clone, Copy, Debug)]
+struct Changing {
+    command: u64,
+    spare: u8,
+    joins: bool,
+}
+
 /// The world.
 pub struct World {
     scenario: Scenario,
@@ -131,8 +139,8 @@ pub struct World {
     full_at: u64,
     /// A command suspended remapping, and none resumed it.
     suspended: bool,
-    /// The command that changes the spares, and the number of the one that is to join.
-    changing: Option<(u64, Option<u8>)>,
+    /// The command that changes the spares.
+    changing: Option<Changing>,
     /// The spare whose place the one that joins is to take.
     migrating: Option<u8>,
     /// A release of the volume.
