@@ -2,22 +2,22 @@
 
 use remap_core::engine::{
     BREAKER_COOL_DOWN_NS, Command, CommandId, Engine, EngineConfig, Event, MAX_COMMANDS, MAX_JOBS,
-    MAX_NOTICES, MAX_REQUESTS, MAX_SUSPICIONS, SubmitError,
+    MAX_NOTICES, MAX_REQUESTS, MAX_SUSPICIONS, RequestError, SubmitError,
 };
 use remap_core::op::{DeviceId, Fault, Op, OpKind, Request, RequestId, RequestKind};
 use remap_core::recovery::Recovered;
 use remap_core::units::{Extent, Now, Sector};
 use remap_format::layout::{first_homes, first_spares, plan};
-use remap_format::{Cause, CopyRole, MainIdentity, Policy, Superblock, SuperblockFlags};
+use remap_format::{Cause, CopyRole, MainIdentity, Policy, SpareRecord, Superblock, SuperblockFlags};
 
 const SPARE: u64 = 16 << 20;
 /// More blocks than suspicions can wait.
 const BLOCKS: u64 = 2 * MAX_SUSPICIONS as u64;
 const NOW: Now = Now { mono_ns: 0, unix_s: 1_700_000_000 };
 
-fn engine(policy: Policy) -> Engine {
+fn superblock(policy: Policy) -> Superblock {
     let shape = plan(&[SPARE], 4096).expect("16 MiB are enough");
-    let superblock = Superblock {
+    Superblock {
         role: CopyRole::Copy(0),
         volume: [1; 16],
         name: "limits".into(),
@@ -37,7 +37,14 @@ fn engine(policy: Policy) -> Engine {
         compat: 0,
         ro_compat: 0,
         main: MainIdentity { size: BLOCKS * 4096, logical_block: 512, ..Default::default() },
-    };
+    }
+}
+
+fn engine(policy: Policy) -> Engine {
+    start(superblock(policy))
+}
+
+fn start(superblock: Superblock) -> Engine {
     let recovered = Recovered::fresh(superblock, &[]).expect("fresh");
     let mut engine = Engine::start(recovered, EngineConfig::default(), NOW).expect("memory");
     settle(&mut engine, |_| Ok(()));
@@ -186,4 +193,60 @@ fn suspicions_beyond_the_limit_are_counted() {
     read(&mut engine, 1, Extent::new(Sector((next - 2) * 8), 1).expect("a sector")).expect("taken");
     settle(&mut engine, reading);
     assert_eq!(engine.counters().dropped_suspicions, 1);
+}
+
+/// A volume of so many spares, the first with all copies, the others with a label; those in `gone` have left it.
+fn with_spares(count: u8, gone: &[u8]) -> Engine {
+    let mut superblock = superblock(Policy::RemapOnly);
+    let first = superblock.spares[0];
+    superblock.spares.extend((1..count).map(|n| SpareRecord { uuid: [n + 2; 16], anchors: 0, ..first }));
+    gone.iter().for_each(|n| superblock.spares[usize::from(*n)] = SpareRecord::GONE);
+    start(superblock)
+}
+
+#[test]
+fn a_spare_gets_a_number_that_no_other_has_had_since_the_start() {
+    assert_eq!(with_spares(2, &[]).next_spare(), Some(2));
+    assert_eq!(with_spares(15, &[3]).next_spare(), Some(15));
+    assert_eq!(with_spares(16, &[]).next_spare(), None);
+    let mut engine = with_spares(16, &[3, 5]);
+    for (number, next) in [(3, Some(5)), (5, None)] {
+        assert_eq!(engine.next_spare(), Some(number));
+        let record = SpareRecord { uuid: [99; 16], ..engine.volume().spares[1] };
+        change(&mut engine, Command::AddSpare { spare: number, record, copies: false }, Ok(1));
+        change(&mut engine, Command::RetireSpare { spare: number }, Ok(0));
+        assert_eq!(engine.next_spare(), next);
+    }
+}
+
+#[test]
+fn a_spare_that_cannot_be_is_refused() {
+    let mut engine = with_spares(2, &[]);
+    let good = SpareRecord { uuid: [99; 16], ..engine.volume().spares[1] };
+    let refused = Err(RequestError::Io(Fault::Unsupported));
+    for (spare, record) in [
+        (1, good),
+        (3, good),
+        (2, SpareRecord::GONE),
+        (2, SpareRecord { size: 8192, ..good }),
+        (2, SpareRecord { anchors: 5, reserve_pages: 1 << 20, ..good }),
+    ] {
+        change(&mut engine, Command::AddSpare { spare, record, copies: false }, refused);
+    }
+    change(&mut engine, Command::AddSpare { spare: 2, record: good, copies: false }, Ok(1));
+    // The first one holds the copies, and no other has a place for them.
+    assert_eq!([0, 1, 2].map(|spare| engine.can_leave(spare)), [false, true, true]);
+    change(&mut engine, Command::RetireSpare { spare: 0 }, refused);
+    change(&mut engine, Command::RetireSpare { spare: 1 }, Ok(0));
+}
+
+fn change(engine: &mut Engine, command: Command, expected: Result<u64, RequestError>) {
+    engine.command(NOW, CommandId(7), command).expect("taken");
+    settle(engine, |_| Ok(()));
+    let outcome = events(engine).into_iter().find_map(|event| match event {
+        Event::CommandDone { outcome, .. } => Some(outcome),
+        _ => None,
+    });
+    let outcome = outcome.expect("it ends");
+    assert_eq!(outcome.error.map_or(Ok(outcome.done), Err), expected, "{command:?}");
 }
