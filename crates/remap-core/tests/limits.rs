@@ -1,5 +1,7 @@
 //! What has a limit keeps it (C6): at the limit, and one beyond.
 
+use std::collections::BTreeSet;
+
 use remap_core::engine::{
     BREAKER_COOL_DOWN_NS, Command, CommandId, Engine, EngineConfig, Event, MAX_COMMANDS, MAX_JOBS,
     MAX_NOTICES, MAX_REQUESTS, MAX_SUSPICIONS, RequestError, SubmitError,
@@ -249,4 +251,47 @@ fn change(engine: &mut Engine, command: Command, expected: Result<u64, RequestEr
     });
     let outcome = outcome.expect("it ends");
     assert_eq!(outcome.error.map_or(Ok(outcome.done), Err), expected, "{command:?}");
+}
+
+#[test]
+fn before_its_copies_are_in_step_a_volume_is_not_served() {
+    let recovered = Recovered::fresh(superblock(Policy::RemapOnly), &[]).expect("fresh");
+    let mut engine = Engine::start(recovered, EngineConfig::default(), NOW).expect("memory");
+    assert!(!engine.is_live() && !engine.is_idle());
+    settle(&mut engine, |_| Ok(()));
+    assert!(engine.is_live() && engine.is_idle());
+}
+
+/// No end of a request or command is lost because others, or notices, were not taken.
+#[test]
+fn there_is_a_place_for_every_end_and_notice_at_once() {
+    let mut engine = engine(Policy::RemapOnly);
+    let mut now = NOW;
+    while engine.counters().dropped_notices == 0 {
+        engine.report(now, DeviceId::Main, Fault::Gone);
+        now.mono_ns += BREAKER_COOL_DOWN_NS;
+        engine.handle_timeout(now);
+        settle(&mut engine, |_| Ok(()));
+    }
+    for id in 0..MAX_COMMANDS as u64 {
+        engine.command(now, CommandId(id), Command::Resume).expect("there is room");
+    }
+    for id in 0..MAX_REQUESTS as u64 {
+        read(&mut engine, id, blocks(id, 1)).expect("there is room");
+    }
+    settle(&mut engine, |_| Ok(()));
+    assert_eq!(events(&mut engine).len(), MAX_NOTICES + MAX_COMMANDS + MAX_REQUESTS);
+}
+
+#[test]
+fn no_operation_has_the_name_of_another() {
+    let mut engine = engine(Policy::RemapOnly);
+    let mut names = BTreeSet::new();
+    for id in 0..100 {
+        read(&mut engine, id, blocks(id, 1)).expect("taken");
+        for op in ops(&mut engine) {
+            assert!(names.insert(op.id), "{:?} once more", op.id);
+            engine.handle_completion(NOW, op.id, Ok(()));
+        }
+    }
 }

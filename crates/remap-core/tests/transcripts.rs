@@ -4,8 +4,8 @@
 //! the inputs and compares; `BLESS=1 cargo test -p remap-core --test transcripts` writes what really came out: read the
 //! difference before you commit it. Other lines are comments.
 //!
-//! Inputs: `volume policy=P blocks=N slots=N logical=BYTES budget=N max-remaps=N lost=B+N scattered=N` (from the start blocks B+N
-//! are lost, and N blocks here and there: 84 entries are all that there is room for), `read S+N`, `write S+N [fua]`, `zeroes S+N`,
+//! Inputs: `volume policy=P blocks=N slots=N spares=N logical=BYTES budget=N max-remaps=N lost=B+N scattered=N` (from the start blocks
+//! B+N are lost, and N blocks here and there: 84 entries are all that there is room for; with `bare` it is not made yet), `read S+N`, `write S+N [fua]`, `zeroes S+N`,
 //! `discard S+N`, `flush`, `remap S+N`, `clear S+N`, `verify S+N [all]`, `save`, `release`, `add-spare BYTES [copies]`,
 //! `retire-spare N`, `suspend`, `resume`, `ok N...|last` (complete operations by number), `ok all` (everything that is out, again and
 //! again, until nothing is), `ok all but N...`, `fail N|last FAULT`, `report DEVICE FAULT` (from the fast lane), `time MS`, `due`
@@ -80,15 +80,19 @@ impl Run {
     fn volume(&mut self, words: &[&str]) {
         let value = |key: &str| words.iter().find_map(|w| w.strip_prefix(key)?.strip_prefix('='));
         let number = |key: &str, default: u64| value(key).map_or(default, |v| v.parse().expect("number"));
-        let shape = plan(&[SPARE_SIZE], 4096).expect("1 MiB is enough");
+        let given: Vec<_> = (0..number("spares", 1)).map(|n| ([2 + n as u8; 16], SPARE_SIZE)).collect();
+        let shape = plan(&vec![SPARE_SIZE; given.len()], 4096).expect("1 MiB is enough");
         let slots = number("slots", SPARE_SIZE / 4096);
         let superblock = Superblock {
             role: CopyRole::Copy(0),
             volume: [1; 16],
             name: "transcript".into(),
             spare_index: 0,
-            spares: vec![SpareRecord { slots, ..first_spares(&[([2; 16], SPARE_SIZE)], &shape, 4096)[0] }],
-            homes: first_homes(1),
+            spares: first_spares(&given, &shape, 4096)
+                .into_iter()
+                .map(|spare| SpareRecord { slots, ..spare })
+                .collect(),
+            homes: first_homes(given.len()),
             block_shift: 12,
             policy: if value("policy") == Some("remap-only") {
                 Policy::RemapOnly
@@ -123,6 +127,9 @@ impl Run {
         self.engine = Some(Engine::start(recovered, config, self.now).expect("memory"));
         let before = self.text.len();
         self.drain();
+        if words.contains(&"bare") {
+            return;
+        }
         self.complete_all(&[]);
         // The first checkpoint is not what a transcript is about.
         self.text.truncate(before);
@@ -249,11 +256,7 @@ impl Run {
             ["table"] => {
                 let engine = self.engine();
                 let mut lines: Vec<String> = engine.table().iter().map(show_entry).collect();
-                lines.push(format!(
-                    "state {}, {} slots free",
-                    engine.state().word(),
-                    engine.slots(None).free
-                ));
+                lines.push(show_state(engine));
                 lines.iter().for_each(|line| writeln!(self.text, "    {line}").expect("text"));
             }
             other => panic!("not an input: {other:?}"),
@@ -323,6 +326,19 @@ fn show_event(event: &Event) -> String {
         }
         Event::Notice(notice) => format!("{notice:?}"),
     }
+}
+
+fn show_state(engine: &Engine) -> String {
+    let retired: u32 = engine.retired().iter().map(|entry| entry.count).sum();
+    let copies = engine.copies_in_step().map(|in_step| if in_step { "+" } else { "-" }).concat();
+    format!(
+        "state {}{}{}, {} slots free, {retired} retired, generation {}, copies {copies}",
+        engine.state().word(),
+        if engine.is_live() { "" } else { ", not live" },
+        if engine.is_idle() { "" } else { ", busy" },
+        engine.slots(None).free,
+        engine.generation(),
+    )
 }
 
 fn show_entry(entry: &Entry) -> String {

@@ -1,0 +1,298 @@
+//! What recovery refuses (C8), each with the reason that a person can act upon; what it takes, though it looks odd; and how an engine
+//! starts from what was recovered.
+
+use remap_core::engine::{Command, CommandId, Engine, EngineConfig};
+use remap_core::op::{Buffer, DeviceId, Fault, OpKind};
+use remap_core::recovery::{Flaw, Recovered, RecoveryError, SpareReader, recover};
+use remap_core::units::{Extent, Now, Sector};
+use remap_format::layout::{copy_places, first_homes, first_spares, plan};
+use remap_format::{
+    Cause, CopyRole, DecodeError, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT, Policy, Superblock,
+    SuperblockFlags,
+};
+
+const SPARE: u64 = 1 << 20;
+const NOW: Now = Now { mono_ns: 0, unix_s: 1_700_000_000 };
+
+/// Spares in memory. A read at or behind `fails.0` bytes of device `fails.1` ends with the fault.
+struct Devices<'a> {
+    bytes: &'a [&'a Vec<u8>],
+    fails: Option<(u64, usize, Fault)>,
+}
+
+impl SpareReader for Devices<'_> {
+    fn read(&mut self, spare: usize, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+        if let Some((_, _, fault)) =
+            self.fails.filter(|(from, device, _)| *device == spare && *from <= offset)
+        {
+            return Err(fault);
+        }
+        let at = usize::try_from(offset).expect("small");
+        into.copy_from_slice(&self.bytes[spare][at..at + into.len()]);
+        Ok(())
+    }
+}
+
+fn read(devices: &[&Vec<u8>]) -> Result<Recovered, RecoveryError> {
+    read_with(devices, None, false)
+}
+
+fn read_with(
+    devices: &[&Vec<u8>],
+    fails: Option<(u64, usize, Fault)>,
+    released_too: bool,
+) -> Result<Recovered, RecoveryError> {
+    let sizes: Vec<u64> = devices.iter().map(|bytes| bytes.len() as u64).collect();
+    recover(&mut Devices { bytes: devices, fails }, &sizes, released_too)
+}
+
+/// The spares of a volume on which a block moved, and the commands were carried out.
+fn spares(volume: u8, count: u8, commands: &[Command]) -> Vec<Vec<u8>> {
+    let superblock = superblock(volume, count, SPARE);
+    let recovered = Recovered::fresh(superblock, &[]).expect("fresh");
+    let mut engine = Engine::start(recovered, EngineConfig::default(), NOW).expect("memory");
+    let mut bytes = vec![vec![0; SPARE as usize]; count.into()];
+    settle(&mut engine, &mut bytes);
+    let remap = Command::Remap(Extent::new(Sector(8), 8).expect("a block"), Cause::Manual);
+    for (id, command) in [remap].iter().chain(commands).enumerate() {
+        engine.command(NOW, CommandId(id as u64), *command).expect("taken");
+        settle(&mut engine, &mut bytes);
+    }
+    bytes
+}
+
+fn superblock(volume: u8, count: u8, size: u64) -> Superblock {
+    let shape = plan(&vec![size; count.into()], 4096).expect("large enough");
+    let uuids: Vec<_> = (0..count).map(|n| ([volume + 1 + n; 16], size)).collect();
+    Superblock {
+        role: CopyRole::Copy(0),
+        volume: [volume; 16],
+        name: format!("volume {volume}"),
+        spare_index: 0,
+        spares: first_spares(&uuids, &shape, 4096),
+        homes: first_homes(count.into()),
+        block_shift: 12,
+        policy: Policy::RemapOnly,
+        flags: SuperblockFlags::default(),
+        generation: 0,
+        area: 1,
+        entries: 0,
+        area_pages: shape.area_pages,
+        journal_pages: shape.journal_pages,
+        created: 0,
+        written: 0,
+        compat: 0,
+        ro_compat: 0,
+        main: MainIdentity { size: 1 << 30, logical_block: 512, ..Default::default() },
+    }
+}
+
+/// Carries out everything; gives first byte and length of all metadata that were written.
+fn settle(engine: &mut Engine, spares: &mut [Vec<u8>]) -> Vec<(u64, usize)> {
+    let mut written = Vec::new();
+    while let Some(op) = engine.poll_op() {
+        if let (DeviceId::Spare(n), OpKind::Write { from: Buffer::Owned(bytes), .. }) = (op.device, &op.kind)
+        {
+            let at = op.extent.start().0 as usize * 512;
+            spares[usize::from(n)][at..at + bytes.len()].copy_from_slice(bytes);
+            written.push((at as u64, bytes.len()));
+        }
+        engine.handle_completion(NOW, op.id, Ok(()));
+    }
+    while engine.poll_event().is_some() {}
+    written
+}
+
+#[test]
+fn spares_are_known_by_what_is_on_them() {
+    let pair = spares(1, 2, &[]);
+    let [a, b] = [&pair[0], &pair[1]];
+    for (given, devices) in [([a, b], [0, 1]), ([b, a], [1, 0])] {
+        let found = read(&given).expect("both are there");
+        assert_eq!(found.devices, devices.map(Some));
+        assert_eq!((found.table.counts().remapped_blocks, found.good_copies()), (1, 5));
+        assert!(!found.needs_repair);
+    }
+    let missing = |missing| Some(RecoveryError::MissingSpare { missing, expected: 2 });
+    assert_eq!(read(&[a]).err(), missing(1));
+    assert_eq!(read(&[b]).err(), missing(0));
+    let twice = Some(RecoveryError::DuplicateSpare { first: 1, second: 2 });
+    assert_eq!(read(&[b, a, a]).err(), twice);
+}
+
+#[test]
+fn what_belongs_to_another_volume_is_refused() {
+    let (one, other) = (spares(1, 1, &[]), spares(7, 1, &[]));
+    let mixed = |name: &str| Some(RecoveryError::MixedVolumes { spare: 1, name: name.into() });
+    assert_eq!(read(&[&one[0], &other[0]]).err(), mixed("volume 7"));
+    assert_eq!(read(&[&other[0], &one[0]]).err(), mixed("volume 1"));
+    let blank = vec![0; SPARE as usize];
+    let nothing = |spare| {
+        let flaw = Flaw::Damaged(DecodeError::Magic("superblock"));
+        Some(RecoveryError::NoMetadata { spare, flaw })
+    };
+    assert_eq!(read(&[&blank]).err(), nothing(0));
+    assert_eq!(read(&[&one[0], &blank]).err(), nothing(1));
+    assert_eq!(read(&[&Vec::new()]).err(), nothing(0));
+}
+
+#[test]
+fn a_spare_may_have_grown_but_not_shrunk() {
+    let one = &spares(1, 1, &[])[0];
+    let mut grown = one.clone();
+    grown.resize(SPARE as usize + 4096, 0);
+    assert!(read(&[&grown]).is_ok_and(|found| found.good_copies() == 5));
+    let mut shrunk = one.clone();
+    shrunk.truncate(SPARE as usize - 4096);
+    let expected = RecoveryError::SpareShrank { spare: 0, found: SPARE - 4096, expected: SPARE };
+    assert_eq!(read(&[&shrunk]).err(), Some(expected));
+}
+
+#[test]
+fn a_released_volume_is_opened_only_on_request() {
+    let one = &spares(1, 1, &[Command::Release])[0];
+    assert_eq!(read(&[one]).err(), Some(RecoveryError::Released { name: "volume 1".into() }));
+    assert!(read_with(&[one], None, true).is_ok_and(|found| found.table.counts().entries == 1));
+}
+
+/// What cannot be read for another reason than the medium may be newer than what can.
+#[test]
+fn a_path_that_fails_is_no_damage() {
+    let pair = spares(1, 2, &[]);
+    let given = [&pair[0], &pair[1]];
+    for fault in [Fault::Transport, Fault::Gone] {
+        for (from, device) in [(0, 0), (0, 1), (SPARE / 2, 1), (SPARE / 2, 0)] {
+            let found = read_with(&given, Some((from, device, fault)), false).err();
+            assert_eq!(found, Some(RecoveryError::Unreachable { spare: device, fault }), "{from}");
+        }
+    }
+    let starved = read_with(&given, Some((SPARE / 2, 1, Fault::NoMemory)), false).err();
+    assert!(matches!(starved, Some(RecoveryError::Memory(_))));
+    // A drive that does not give up on a bad sector in time: the copies before it are enough.
+    for fault in [Fault::Timeout, Fault::Medium, Fault::Unknown] {
+        let found = read_with(&given, Some((SPARE / 2, 1, fault)), false).expect("other copies are whole");
+        assert!(found.needs_repair && found.good_copies() == 4, "{fault:?}");
+        let flaws: Vec<_> = found.copies.iter().filter_map(|copy| copy.flaw).map(|(flaw, _)| flaw).collect();
+        assert_eq!(flaws, [Flaw::Unreadable(fault)]);
+    }
+}
+
+/// Another life of the volume on these spares, with these commands; gives the first byte of everything it wrote.
+fn live_again(spares: &mut [Vec<u8>], commands: &[Command]) -> (Engine, Vec<(u64, usize)>) {
+    let given: Vec<&Vec<u8>> = spares.iter().collect();
+    let recovered = read_with(&given, None, true).expect("believed");
+    let mut engine = Engine::start(recovered, EngineConfig::default(), NOW).expect("memory");
+    let mut written = settle(&mut engine, spares);
+    for (id, command) in commands.iter().enumerate() {
+        engine.command(NOW, CommandId(id as u64), *command).expect("taken");
+        written.extend(settle(&mut engine, spares));
+    }
+    (engine, written)
+}
+
+fn table(engine: &Engine) -> Vec<u64> {
+    engine.table().iter().map(|entry| entry.block).collect()
+}
+
+#[test]
+fn whole_copies_are_served_as_they_are() {
+    let mut one = spares(1, 1, &[]);
+    let (engine, written) = live_again(&mut one, &[]);
+    assert_eq!((table(&engine), written.len(), engine.is_live()), (vec![1], 0, true));
+    assert_eq!((engine.copies_in_step(), engine.generation()), ([true; 5], 2));
+    // The journal goes on behind its last record.
+    let another = Command::Remap(Extent::new(Sector(32), 8).expect("a block"), Cause::Manual);
+    let (engine, written) = live_again(&mut one, &[another]);
+    assert_eq!((table(&engine), engine.generation(), written.len()), (vec![1, 4], 3, 5));
+    assert_eq!(read(&[&one[0]]).map(|found| found.journal_position).ok(), Some(2));
+}
+
+#[test]
+fn a_copy_that_is_damaged_is_written_before_anything_is_served() {
+    let mut one = spares(1, 1, &[]);
+    let whole = one.clone();
+    let places = copy_places(&read(&[&one[0]]).expect("whole").superblock.spares, &first_homes(1));
+    for place in places {
+        one.clone_from(&whole);
+        one[0][place.start as usize..][..8192].fill(0x5a);
+        let found = read(&[&one[0]]).expect("the others are whole");
+        let flawed: Vec<u8> = found.copies.iter().filter(|c| c.flaw.is_some()).map(|c| c.copy).collect();
+        assert_eq!((found.needs_repair, flawed), (true, vec![place.copy]));
+        let (engine, _) = live_again(&mut one, &[]);
+        assert_eq!((table(&engine), engine.copies_in_step()), (vec![1], [true; 5]));
+        assert!(read(&[&one[0]]).is_ok_and(|found| found.good_copies() == 5 && !found.needs_repair));
+    }
+}
+
+/// A fence is on both superblock pages; so is what takes it off.
+#[test]
+fn a_copy_that_was_fenced_gets_both_its_superblocks() {
+    let mut one = spares(1, 1, &[]);
+    let start = fence(&mut one[0], 3);
+    let found = read(&[&one[0]]).expect("the others are whole");
+    assert_eq!(found.copies[3].flaw.map(|(flaw, _)| flaw), Some(Flaw::Fenced));
+    assert_eq!(found.good_copies(), 4);
+    let (_, written) = live_again(&mut one, &[]);
+    let superblocks: Vec<usize> =
+        written.iter().filter(|(at, _)| *at == start).map(|(_, bytes)| *bytes).collect();
+    assert_eq!(superblocks, [8192]);
+    assert!(read(&[&one[0]]).is_ok_and(|found| found.good_copies() == 5));
+}
+
+/// Writes a fence on both superblock pages of a copy, as the engine does; gives the copy's first byte.
+fn fence(spare: &mut [u8], copy: u8) -> u64 {
+    let bytes = spare.to_vec();
+    let found = read(&[&bytes]).expect("whole");
+    let start = found.copies[usize::from(copy)].start;
+    let flags = SuperblockFlags::FENCED;
+    let superblock = Superblock { role: CopyRole::Copy(copy), flags, ..found.superblock };
+    spare[start as usize..][..8192].chunks_exact_mut(4096).for_each(|page| superblock.encode(page));
+    start
+}
+
+#[test]
+fn a_volume_can_be_released_twice() {
+    let mut one = spares(1, 1, &[Command::Release]);
+    live_again(&mut one, &[Command::Release]);
+    assert_eq!(read(&[&one[0]]).err(), Some(RecoveryError::Released { name: "volume 1".into() }));
+}
+
+#[test]
+fn a_table_of_many_pages_is_read_as_it_was_written() {
+    const SIZE: u64 = 16 << 20;
+    let superblock = superblock(1, 1, SIZE);
+    let chunk = 16 * 84;
+    for count in [1, 84, 85, chunk - 1, chunk, chunk + 1, 2 * chunk, 3 * chunk + 5] {
+        let entries: Vec<Entry> = (0..count).map(|n| pending(2 * n)).collect();
+        let recovered = Recovered::fresh(superblock.clone(), &entries).expect("there is room");
+        let mut engine = Engine::start(recovered, EngineConfig::default(), NOW).expect("memory");
+        let mut bytes = vec![0; SIZE as usize];
+        let mut out = Vec::new();
+        loop {
+            out.extend(std::iter::from_fn(|| engine.poll_op()));
+            assert!(out.len() < 25, "{} operations are out", out.len());
+            let Some(op) = out.pop() else { break };
+            if let OpKind::Write { from: Buffer::Owned(from), .. } = op.kind {
+                bytes[op.extent.start().0 as usize * 512..][..from.len()].copy_from_slice(&from);
+            }
+            engine.handle_completion(NOW, op.id, Ok(()));
+        }
+        let found = read(&[&bytes]).expect("whole");
+        assert!(found.table.iter().eq(&entries), "{count} entries");
+        assert_eq!((found.good_copies(), found.superblock.entries), (5, count));
+    }
+}
+
+fn pending(block: u64) -> Entry {
+    Entry {
+        block,
+        count: 1,
+        slot: NO_SLOT,
+        lost: 1,
+        state: EntryState::Pending,
+        cause: Cause::Imported,
+        flags: EntryFlags::STALE,
+        errors: 0,
+        time: NOW.unix_s,
+    }
+}
