@@ -1,0 +1,190 @@
+//! Damage to the metadata of one copy, and of all: what is believed, what is said of it, and what is refused (C8).
+
+use remap_core::engine::{Command, CommandId, Engine, EngineConfig};
+use remap_core::op::{Buffer, Fault, OpKind};
+use remap_core::recovery::{Flaw, Recovered, RecoveryError, SpareReader, recover, shape_of};
+use remap_core::units::{Extent, Now, Sector};
+use remap_format::layout::{CopyPlace, CopyShape, copy_places, first_homes, first_spares, plan};
+use remap_format::{
+    Cause, CopyRole, DecodeError, MainIdentity, PAGE_SIZE, Policy, Superblock, SuperblockFlags,
+};
+
+const SPARE: u64 = 1 << 20;
+const NOW: Now = Now { mono_ns: 0, unix_s: 1_700_000_000 };
+
+/// A spare in memory. Pages that begin at one of these bytes cannot be read.
+#[derive(Clone)]
+struct Spare {
+    bytes: Vec<u8>,
+    unreadable: Vec<u64>,
+}
+
+impl SpareReader for Spare {
+    fn read(&mut self, _: usize, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+        let range = offset..offset + into.len() as u64;
+        if self.unreadable.iter().any(|page| range.contains(page)) {
+            return Err(Fault::Medium);
+        }
+        into.copy_from_slice(&self.bytes[offset as usize..][..into.len()]);
+        Ok(())
+    }
+}
+
+impl Spare {
+    fn recover(&self) -> Result<Recovered, RecoveryError> {
+        recover(&mut self.clone(), &[SPARE], false)
+    }
+
+    /// Damages the page at this offset in the first copies.
+    fn smash(&self, copies: usize, offset: u64) -> Self {
+        let mut spare = self.clone();
+        for CopyPlace { start, .. } in places().iter().take(copies) {
+            spare.bytes[(start + offset) as usize..][..PAGE_SIZE].fill(0x5a);
+        }
+        spare
+    }
+}
+
+fn superblock() -> Superblock {
+    let shape = plan(&[SPARE], 4096).expect("large enough");
+    Superblock {
+        role: CopyRole::Copy(0),
+        volume: [1; 16],
+        name: "damage".into(),
+        spare_index: 0,
+        spares: first_spares(&[([2; 16], SPARE)], &shape, 4096),
+        homes: first_homes(1),
+        block_shift: 12,
+        policy: Policy::RemapOnly,
+        flags: SuperblockFlags::default(),
+        generation: 0,
+        area: 1,
+        entries: 0,
+        area_pages: shape.area_pages,
+        journal_pages: shape.journal_pages,
+        created: 0,
+        written: 0,
+        compat: 0,
+        ro_compat: 0,
+        main: MainIdentity { size: 1 << 30, logical_block: 512, ..Default::default() },
+    }
+}
+
+fn places() -> [CopyPlace; 5] {
+    copy_places(&superblock().spares, &first_homes(1))
+}
+
+fn shape() -> CopyShape {
+    shape_of(&superblock())
+}
+
+fn remap(block: u64) -> Command {
+    Command::Remap(Extent::new(Sector(block * 8), 8).expect("a block"), Cause::Manual)
+}
+
+/// What is on the spare after these commands. The volume's first checkpoint has generation 1 and lies in area 0.
+fn spare(commands: &[Command]) -> Spare {
+    let recovered = Recovered::fresh(superblock(), &[]).expect("fresh");
+    let mut engine = Engine::start(recovered, EngineConfig::default(), NOW).expect("memory");
+    let mut bytes = vec![0; SPARE as usize];
+    for command in [None].into_iter().chain(commands.iter().map(Some)) {
+        if let Some(command) = command {
+            engine.command(NOW, CommandId(1), *command).expect("taken");
+        }
+        while let Some(op) = engine.poll_op() {
+            if let OpKind::Write { from: Buffer::Owned(from), .. } = op.kind {
+                bytes[op.extent.start().0 as usize * 512..][..from.len()].copy_from_slice(&from);
+            }
+            engine.handle_completion(NOW, op.id, Ok(()));
+        }
+        while engine.poll_event().is_some() {}
+    }
+    Spare { bytes, unreadable: Vec::new() }
+}
+
+fn blocks(recovered: &Recovered) -> Vec<u64> {
+    recovered.table.iter().map(|entry| entry.block).collect()
+}
+
+/// Damage in any copy but one changes nothing, and is said with its place.
+#[test]
+fn one_whole_copy_of_a_page_is_enough() {
+    let whole = spare(&[remap(1), Command::Save, remap(3), remap(5)]);
+    assert!(whole.recover().is_ok_and(|found| found.good_copies() == 5 && !found.needs_repair));
+    let pages = [shape().page_at(1, 0), shape().journal_at(0), shape().journal_at(1)];
+    for (offset, copies) in pages.into_iter().flat_map(|page| (1..5).map(move |copies| (page, copies))) {
+        let found = whole.smash(copies, offset).recover().expect("another copy is whole");
+        assert_eq!((blocks(&found), found.generation, found.journal_position), (vec![1, 3, 5], 5, 2));
+        assert!(found.needs_repair);
+        for (copy, place) in found.copies.iter().zip(places()) {
+            let expected = (usize::from(place.copy) < copies).then_some(place.start + offset);
+            assert_eq!(copy.flaw.map(|(_, at)| at), expected, "{offset}");
+            assert!(matches!(copy.flaw, None | Some((Flaw::Damaged(_), _))));
+        }
+        let mut unreadable = whole.clone();
+        unreadable.unreadable = places().iter().take(copies).map(|place| place.start + offset).collect();
+        let found = unreadable.recover().expect("another copy can be read");
+        assert_eq!((blocks(&found), found.needs_repair), (vec![1, 3, 5], true));
+        let said: Vec<_> = found.copies.iter().filter_map(|copy| copy.flaw).collect();
+        let expected = unreadable.unreadable.iter().map(|at| (Flaw::Unreadable(Fault::Medium), *at));
+        assert_eq!(said, expected.collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_superblock_that_is_damaged_gives_way_to_its_other_page_only_where_all_are() {
+    let whole = spare(&[remap(1), Command::Save]);
+    // Area 1 is named by the second page of each copy.
+    let found = whole.smash(4, shape().superblock_at(1)).recover().expect("the fifth is whole");
+    assert_eq!((found.generation, found.good_copies()), (3, 1));
+    assert!(found.copies[0].flaw.is_some_and(|(flaw, _)| flaw == Flaw::Stale));
+    // Both pages of one: it has none.
+    let none = whole.smash(1, 0).smash(1, 4096).recover().expect("the others are whole");
+    let flaw = none.copies[0].flaw.map(|(flaw, _)| flaw);
+    assert_eq!(flaw, Some(Flaw::Damaged(DecodeError::Magic("superblock"))));
+}
+
+/// The checkpoint cannot be read anywhere. What it was made of says the same, as long as nothing came after it.
+#[test]
+fn a_table_that_is_lost_is_made_again_from_what_was_before_it() {
+    let lost = shape().page_at(1, 0);
+    let saved = spare(&[remap(1), remap(3), Command::Save]).smash(5, lost);
+    let found = saved.recover().expect("the journal before it is whole");
+    assert_eq!((blocks(&found), found.generation, found.needs_repair), (vec![1, 3], 4, true));
+    assert_eq!(
+        saved.smash(5, shape().journal_at(1)).recover().err(),
+        Some(RecoveryError::TableLost { page: 0 })
+    );
+    let later = spare(&[remap(1), remap(3), Command::Save, remap(5)]).smash(5, lost);
+    assert_eq!(later.recover().err(), Some(RecoveryError::TableLost { page: 0 }));
+    // A record that cannot be read might be one.
+    let mut doubtful = saved;
+    doubtful.unreadable = places().iter().map(|place| place.start + shape().journal_at(0)).collect();
+    assert_eq!(doubtful.recover().err(), Some(RecoveryError::TableLost { page: 0 }));
+}
+
+#[test]
+fn a_hole_in_the_journal_is_no_end() {
+    let whole = spare(&[remap(1), remap(3), remap(5)]);
+    for (position, generation) in [(0, 2), (1, 3)] {
+        let hole = whole.smash(5, shape().journal_at(position)).recover().err();
+        assert_eq!(hole, Some(RecoveryError::JournalHole { generation }));
+    }
+    // Behind the last one nothing is missed: it was never acknowledged, or every copy lost it.
+    let shorter = whole.smash(5, shape().journal_at(2)).recover().expect("its end");
+    assert_eq!(blocks(&shorter), [1, 3]);
+}
+
+/// Records that extend a newer checkpoint than any superblock names prove that it was in use.
+#[test]
+fn a_checkpoint_that_was_in_use_is_not_forgotten() {
+    let newest = shape().superblock_at(1);
+    let used = spare(&[remap(1), Command::Save, remap(3)]).smash(5, newest);
+    assert_eq!(used.recover().err(), Some(RecoveryError::CheckpointLost { generation: 3 }));
+    // Without a record nobody knows; what it was made of is there.
+    let unused = spare(&[remap(1), Command::Save]).smash(5, newest);
+    assert!(unused.recover().is_ok_and(|found| blocks(&found) == [1] && found.generation == 2));
+    // One copy's record is enough.
+    let one = used.smash(4, shape().journal_at(0));
+    assert_eq!(one.recover().err(), Some(RecoveryError::CheckpointLost { generation: 3 }));
+}
