@@ -6,7 +6,8 @@ use remap_core::recovery::{Flaw, Recovered, RecoveryError, SpareReader, recover,
 use remap_core::units::{Extent, Now, Sector};
 use remap_format::layout::{CopyPlace, CopyShape, copy_places, first_homes, first_spares, plan};
 use remap_format::{
-    Cause, CopyRole, DecodeError, MainIdentity, PAGE_SIZE, Policy, Superblock, SuperblockFlags,
+    Cause, CopyRole, DecodeError, MainIdentity, PAGE_SIZE, Policy, Record, RecordHeader, Superblock,
+    SuperblockFlags,
 };
 
 const SPARE: u64 = 1 << 20;
@@ -157,6 +158,11 @@ fn a_table_that_is_lost_is_made_again_from_what_was_before_it() {
     );
     let later = spare(&[remap(1), remap(3), Command::Save, remap(5)]).smash(5, lost);
     assert_eq!(later.recover().err(), Some(RecoveryError::TableLost { page: 0 }));
+    // The same where the journal before it is empty, and so is whole whatever was written since.
+    let again = spare(&[remap(1), Command::Save, Command::Save]).smash(5, shape().page_at(0, 0));
+    assert!(again.recover().is_ok_and(|found| blocks(&found) == [1] && found.generation == 4));
+    let later = spare(&[remap(1), Command::Save, Command::Save, remap(5)]).smash(5, shape().page_at(0, 0));
+    assert_eq!(later.recover().err(), Some(RecoveryError::TableLost { page: 0 }));
     // A record that cannot be read might be one.
     let mut doubtful = saved;
     doubtful.unreadable = places().iter().map(|place| place.start + shape().journal_at(0)).collect();
@@ -187,4 +193,38 @@ fn a_checkpoint_that_was_in_use_is_not_forgotten() {
     // One copy's record is enough.
     let one = used.smash(4, shape().journal_at(0));
     assert_eq!(one.recover().err(), Some(RecoveryError::CheckpointLost { generation: 3 }));
+}
+
+/// A whole record proves that only where it belongs: elsewhere it is a write that went astray.
+#[test]
+fn a_record_in_a_wrong_place_proves_nothing() {
+    let whole = spare(&[remap(1), Command::Save]);
+    let newer = spare(&[remap(1), Command::Save, Command::Save, remap(3)]);
+    let [first, second, ..] = places().map(|place| (place.start + shape().journal_at(0)) as usize);
+    let record = newer.bytes[first..first + PAGE_SIZE].to_vec();
+    let put = |record: &[u8], at: usize| {
+        let mut spare = whole.clone();
+        spare.bytes[at..at + PAGE_SIZE].copy_from_slice(record);
+        spare.recover().map(|found| blocks(&found))
+    };
+    assert_eq!(put(&record, first), Err(RecoveryError::CheckpointLost { generation: 4 }));
+    assert_eq!(put(&record, second), Ok(vec![1]));
+    assert_eq!(put(&record, first + PAGE_SIZE), Ok(vec![1]));
+    let mut of_another = record;
+    let header = Record::claimed(&of_another).expect("a record");
+    let edits = Record::decode(&of_another, &header, 8).expect("whole").edits;
+    Record::encode(&RecordHeader { volume: [9; 8], ..header }, &edits, &mut of_another);
+    assert_eq!(put(&of_another, first), Ok(vec![1]));
+}
+
+/// A record that was begun in every copy and is whole in none was never acknowledged; the journal starts over.
+#[test]
+fn a_record_that_was_begun_is_not_written_over() {
+    let whole = spare(&[remap(1), remap(3)]);
+    let mut torn = whole.clone();
+    for CopyPlace { start, .. } in places() {
+        torn.bytes[(start + shape().journal_at(1)) as usize..][512..PAGE_SIZE].fill(0x5a);
+    }
+    let found = torn.recover().expect("the first is whole");
+    assert_eq!((blocks(&found), found.needs_repair, found.good_copies()), (vec![1], true, 5));
 }
