@@ -8,7 +8,8 @@ use remap_core::engine::{
 };
 use remap_core::op::{DeviceId, Fault, Op, OpKind, Request, RequestId, RequestKind};
 use remap_core::recovery::Recovered;
-use remap_core::units::{Extent, Now, Sector};
+use remap_core::units::{Block, Extent, Now, Sector, Slot};
+use remap_core::view::Placement;
 use remap_format::layout::{first_homes, first_spares, plan};
 use remap_format::{Cause, CopyRole, MainIdentity, Policy, SpareRecord, Superblock, SuperblockFlags};
 
@@ -294,4 +295,25 @@ fn no_operation_has_the_name_of_another() {
             engine.handle_completion(NOW, op.id, Ok(()));
         }
     }
+}
+
+/// What readers of the fast lane see while a block moves, and how far it reaches.
+#[test]
+fn a_block_that_moves_is_left_to_the_owner() {
+    let mut engine = engine(Policy::RemapOnly);
+    let view = engine.view();
+    let at = |first, end| {
+        let stretch = view.first(Block(first), Block(end));
+        (stretch.blocks, stretch.placement)
+    };
+    assert_eq!(at(0, 10), (10, Placement::Main));
+    engine.command(NOW, CommandId(1), Command::Remap(blocks(4, 1), Cause::Manual)).expect("taken");
+    assert_eq!(
+        [at(0, 10), at(4, 10), at(5, 10)],
+        [(4, Placement::Main), (1, Placement::Slow), (5, Placement::Main)]
+    );
+    settle(&mut engine, |_| Ok(()));
+    let slot = engine.table().get(Block(4)).map(|entry| Placement::Settled(Slot(entry.slot)));
+    assert_eq!([at(0, 10), at(5, 10)], [(4, Placement::Main), (5, Placement::Main)]);
+    assert_eq!(Some(at(4, 10)), slot.map(|slot| (1, slot)));
 }

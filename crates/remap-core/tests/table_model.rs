@@ -274,3 +274,30 @@ fn pending(block: u64, lost: u128) -> Entry {
         time: TIME,
     }
 }
+
+/// Of a device so large that its regions grow, every block is found where it is.
+#[test]
+fn a_table_of_a_large_device() {
+    for blocks in [(1 << 32) - 1, 1 << 32, (1 << 32) + 1, 1 << 40] {
+        let (mut table, mut model) = empty(blocks);
+        for block in [0, 511, 512, 1 << 20, (1 << 31) + 7, blocks - 2, blocks - 1] {
+            table.apply(&pending(block, 1)).expect("memory");
+            apply(&mut model, &pending(block, 1));
+        }
+        compare_view(&table, &model, 500, 520);
+        let view = table.view();
+        let stretches =
+            [(1, 511), (513, 1 << 20), ((1 << 20) + 1, (1 << 31) + 7), ((1 << 31) + 8, blocks - 2)];
+        for (first, end) in stretches {
+            let mut block = first;
+            // A region at a time may be looked at as a whole, never a block that is not there.
+            while block < end {
+                let stretch = view.first(Block(block), Block(blocks));
+                assert_eq!(stretch.placement, Placement::Main, "{block} of {blocks}");
+                block += stretch.blocks;
+            }
+            assert_eq!(block, end);
+            assert_eq!(view.first(Block(end), Block(blocks)).placement, Placement::Slow);
+        }
+    }
+}
