@@ -449,7 +449,7 @@ fn recover_from(
     let entries = match session.read_checkpoint() {
         Err(lost @ RecoveryError::TableLost { .. }) if session.journal_is_empty() => {
             let generation = session.generation();
-            return recover_before(reader, sizes, generation)?.ok_or(lost);
+            return recover_before(reader, sizes, generation, MOST_STEPS_BACK)?.ok_or(lost);
         }
         other => other?,
     };
@@ -460,17 +460,28 @@ fn recover_from(
     Ok(recovered)
 }
 
+/// Checkpoints that can be left aside: there are two superblock pages in each copy.
+const MOST_STEPS_BACK: u8 = 2 * COPIES - 1;
+
 /// The elected checkpoint cannot be read, and nothing was committed after it: what it was made of says the same, where a crash
 /// left it in place (a spare that was to join with that checkpoint has not). `None`: it is not there any more, or it ends elsewhere.
 fn recover_before(
     reader: &mut dyn SpareReader,
     sizes: &[u64],
     lost: u64,
+    steps_back: u8,
 ) -> Result<Option<Recovered>, RecoveryError> {
     let replayed = newest_superblock(reader, sizes, Some(lost)).and_then(|before| {
         let (devices, _) = match_devices(reader, sizes, &before, Strangers::Ignored)?;
         let mut session = Session::begin(reader, devices, before, Some(lost))?;
-        let entries = session.read_checkpoint()?;
+        let entries = match session.read_checkpoint() {
+            // That one was cut short as well.
+            Err(lost @ RecoveryError::TableLost { .. }) if steps_back > 1 && session.journal_is_empty() => {
+                let generation = session.generation();
+                return recover_before(reader, sizes, generation, steps_back - 1)?.ok_or(lost);
+            }
+            other => other?,
+        };
         let (table, pool) = session.build(&entries)?;
         session.replay(table, pool)
     });

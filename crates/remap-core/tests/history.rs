@@ -8,7 +8,9 @@ use remap_core::recovery::history::{Generation, generations, recover_at};
 use remap_core::recovery::{Recovered, SpareReader, recover, shape_of};
 use remap_core::units::{Extent, Now, Sector};
 use remap_format::layout::{copy_places, first_homes, first_spares, plan};
-use remap_format::{Cause, CopyRole, Entry, MainIdentity, PAGE_SIZE, Policy, Superblock, SuperblockFlags};
+use remap_format::{
+    Cause, CopyRole, Entry, MainIdentity, PAGE_SIZE, Policy, Record, Superblock, SuperblockFlags,
+};
 
 const SPARE: u64 = 1 << 20;
 const BLOCKS: u64 = 64;
@@ -102,7 +104,8 @@ impl Life {
         let volume = superblock(0);
         let places = copy_places(&volume.spares, &volume.homes);
         let copy = places.iter().rposition(|place| place.start <= at).expect("within a copy");
-        let record = bytes.starts_with(b"JRNL");
+        // One without edits only begins a journal.
+        let record = Record::claimed(bytes).is_some_and(|header| header.generation != header.checkpoint);
         if !record || self.stored[copy] {
             self.bytes[at as usize..][..bytes.len()].copy_from_slice(bytes);
         }

@@ -11,8 +11,8 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use remap_format::layout::LABEL_BYTES;
 use remap_format::{
-    COPIES, CheckpointPage, CopyRole, Entry, MAX_SPARES, PAGE_ENTRIES, PAGE_SIZE, PageHeader, Superblock,
-    SuperblockFlags,
+    COPIES, CheckpointPage, CopyRole, Entry, MAX_SPARES, PAGE_ENTRIES, PAGE_SIZE, PageHeader, Record,
+    RecordHeader, Superblock, SuperblockFlags,
 };
 
 use super::commit::{ALL_COPIES, CopySet, PerCopy, copies_of};
@@ -95,7 +95,7 @@ impl Engine {
                 Err(NoMemory) => self.commit.starve(),
             }
         }
-        self.write_empty_journals(self.commit.moving | self.commit.fenced);
+        self.write_empty_journals(self.commit.moving | self.commit.fenced, self.commit.checkpoint_generation);
         for (copy, torn) in (0..COPIES).zip(self.commit.torn) {
             for page in (0..2).filter(|page| torn & (1 << page) != 0) {
                 let offset = self.commit.shape.superblock_at(page);
@@ -213,14 +213,19 @@ impl Engine {
         self.volume.entries = entries;
     }
 
-    fn write_empty_journals(&mut self, copies: CopySet) {
+    /// A record without edits: nothing extends the checkpoint yet, which is durable (and recovery shall know that it was).
+    fn write_empty_journals(&mut self, copies: CopySet, checkpoint: u64) {
+        let volume = self.volume.volume_tag();
         if let Some(checkpoint) = self.commit.checkpoint() {
             checkpoint.emptied |= copies;
         }
         for copy in copies_of(copies) {
             match memory::zeroes(PAGE_SIZE) {
-                Ok(blank) => {
-                    self.write_copy(copy, self.commit.shape.journal_at(0), blank, CommitPart::Copy(copy));
+                Ok(mut bytes) => {
+                    let header =
+                        RecordHeader { volume, copy, position: 0, checkpoint, generation: checkpoint };
+                    Record::encode(&header, &[], &mut bytes);
+                    self.write_copy(copy, self.commit.shape.journal_at(0), bytes, CommitPart::Copy(copy));
                 }
                 Err(NoMemory) => self.commit.starve(),
             }
@@ -230,9 +235,10 @@ impl Engine {
     /// Whether the journal of a copy that was out of step can be read is not known: its first page is written, which heals it or shows
     /// that it cannot be. (Those in step keep what is in theirs: the table's history.)
     fn begin_journals(&mut self) {
-        let emptied = self.commit.checkpoint().map_or(0, |checkpoint| checkpoint.emptied);
+        let Some(checkpoint) = self.commit.checkpoint() else { return };
+        let (emptied, generation) = (checkpoint.emptied, checkpoint.generation);
         let unproven = self.commit.good() & !self.commit.in_step & !emptied;
-        self.write_empty_journals(unproven);
+        self.write_empty_journals(unproven, generation);
         if self.commit.out > 0 {
             return;
         }

@@ -93,7 +93,7 @@ pub(super) struct Commit {
     /// Superblock pages of each copy (bit 0, bit 1) with the remains of one that must be erased before another is written there.
     pub(super) torn: [u8; COPIES as usize],
     generation: u64,
-    checkpoint_generation: u64,
+    pub(super) checkpoint_generation: u64,
     position: u32,
     /// The checkpoint area in use in each copy; a checkpoint goes into the other one.
     pub(super) areas: [u8; COPIES as usize],

@@ -133,8 +133,10 @@ fn before(copies: &[Whole], lost: u64) -> Outcome {
     let Some(elected) = older.iter().filter_map(|c| c.superblocks.first().copied()).max() else {
         return Outcome::Refused;
     };
-    match table_from(&older, elected) {
-        Ok(end) if end + 1 == lost => Outcome::Table(lost),
-        _ => Outcome::Refused,
-    }
+    let end = match table_from(&older, elected) {
+        Ok(end) => Outcome::Table(end),
+        Err(Missing::Checkpoint) => before(&older, elected),
+        Err(Missing::Record) => Outcome::Refused,
+    };
+    if end == Outcome::Table(lost - 1) { Outcome::Table(lost) } else { Outcome::Refused }
 }
