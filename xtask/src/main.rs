@@ -3,6 +3,7 @@
 //! Invariant: nothing is left out in silence. What did not run is named at the end with its reason, and where
 //! `CI=true` it is a failure.
 
+mod bench;
 mod coverage;
 mod fuzz;
 mod lanes;
@@ -38,6 +39,13 @@ enum Chore {
     },
     /// Fuzz the decoders, recovery and the protocols; see fuzz/README.md
     Fuzz(fuzz::FuzzArgs),
+    /// Measure dm-remap against what a user would pick instead; `cargo xtask bench --help` lists the options
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Handed to the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Measure which lines of the pure crates run in their tests; fails under 95 %
     Coverage,
     /// List the lanes of `ci`
@@ -71,6 +79,7 @@ fn work(chore: &Chore) -> Result<bool> {
         }
         Chore::Ci { only } => lanes::run(&root, only),
         Chore::Fuzz(args) => fuzz::run(&root, args).map(|(good, _)| good),
+        Chore::Bench { args } => bench::run(&root, args),
         Chore::Coverage => coverage::run(&root),
         Chore::Lanes => {
             lanes::list();

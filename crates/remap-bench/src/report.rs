@@ -1,0 +1,89 @@
+//! Results as tables for a terminal.
+//!
+//! Invariant: what was not measured is named.
+
+use crate::load::CELLS;
+use crate::record::{PlaceResult, Results, Row};
+
+/// All of it, as text.
+pub(crate) fn text(results: &Results) -> String {
+    let machine = &results.machine;
+    let mut out = format!(
+        "{} ({} cores, {} MiB), {}\nload average {:.1} before, {:.1} after: trust ratios within a table, and them only when it is below 1\n",
+        machine.processor,
+        machine.cores,
+        machine.memory_mib,
+        machine.kernel,
+        machine.load_before,
+        machine.load_after
+    );
+    for (name, package) in &results.missing {
+        out += &format!("not measured: {name} is not installed (package {package})\n");
+    }
+    for place in &results.places {
+        out += &place_text(place);
+    }
+    out
+}
+
+fn place_text(place: &PlaceResult) -> String {
+    let mut out = format!(
+        "\n{}: {} MiB, {} rounds of {} s; medians; * best rival of the cell; range: slowest to fastest round\n",
+        place.name,
+        place.size_bytes >> 20,
+        place.rounds,
+        place.seconds
+    );
+    let mut cell = "";
+    for row in &place.rows {
+        if row.cell != cell {
+            cell = &row.cell;
+            out += &heading(row);
+        }
+        out += &line(row);
+    }
+    out + &starts(place)
+}
+
+fn heading(row: &Row) -> String {
+    let about = CELLS.iter().find(|cell| cell.name == row.cell).map_or("", |cell| cell.about);
+    let (rate, cpu) = if row.counts_requests { ("kIOPS", "cpu us/IO") } else { ("MB/s", "cpu s/GiB") };
+    format!(
+        "\n{}: {about}\n  {:<26} {rate:>8} {:>7} {:>7} {:>7} {:>8} {:>8} {cpu:>9} {:>7} {:>8}\n",
+        row.cell, "", "x rival", "x floor", "x clean", "p50 us", "p99 us", "range %", "foreign"
+    )
+}
+
+fn line(row: &Row) -> String {
+    let ratio = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
+    let rate = if row.counts_requests { row.iops / 1e3 } else { row.mb_s };
+    let cpu = if row.counts_requests { row.cpu_us_per_io } else { row.cpu_s_per_gib };
+    let star = if row.best_rival.as_ref() == Some(&row.contender) { "*" } else { "" };
+    let cached = if row.part == "cached" { " (cached)" } else { "" };
+    format!(
+        "  {:<26} {rate:>8.1} {:>7} {:>7} {:>7} {:>8.0} {:>8.0} {cpu:>9.2} {:>7.0} {:>8.2}\n",
+        format!("{}{star}{cached}", row.contender),
+        ratio(row.to_rival),
+        ratio(row.to_floor),
+        ratio(row.to_clean),
+        row.p50_us,
+        row.p99_us,
+        row.range * 100.0,
+        row.foreign_cores
+    )
+}
+
+/// A server starts anew for each run: its shortest way from there to the first connection.
+fn starts(place: &PlaceResult) -> String {
+    let mut out = "\nstart to first connection, best cell's median, ms:".to_owned();
+    let mut seen: Vec<&str> = Vec::new();
+    for row in place.rows.iter().filter(|row| row.start_ms > 0.0) {
+        if !seen.contains(&row.contender.as_str()) {
+            seen.push(&row.contender);
+            let same = place.rows.iter().filter(|other| other.contender == row.contender);
+            let best = same.map(|other| other.start_ms).fold(f64::INFINITY, f64::min);
+            out += &format!("  {} {best:.0}", row.contender);
+        }
+    }
+    out + "\n"
+}
