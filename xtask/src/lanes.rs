@@ -55,6 +55,16 @@ const LANES: &[Lane] = &[
         about: "every fuzz target: the inputs in the tree, and a fixed search",
         run: fuzzing,
     },
+    Lane {
+        name: "instructions",
+        about: "instructions of look-ups, inserts and records, under valgrind, against the counts in the tree",
+        run: |stage| {
+            stage.cargo(
+                20,
+                &["run", "--release", "--locked", "--package", "remap-bench", "--", "--instructions"],
+            )
+        },
+    },
     Lane { name: "memcheck", about: "buffers, threads and volumes under valgrind", run: memory },
     Lane {
         name: "clients",
@@ -91,7 +101,7 @@ struct Stage<'a> {
 /// Prints the lanes.
 pub(crate) fn list() {
     for lane in LANES {
-        println!("{:<10} {}", lane.name, lane.about);
+        println!("{:<12} {}", lane.name, lane.about);
     }
 }
 
@@ -141,7 +151,7 @@ fn report(rows: &[(&str, Verdict, Duration)], skipped: &str, whole: Duration, st
         }
         total += tally;
         let word = if *good { "ok" } else { "FAILED" };
-        println!("{name:<10} {word:<7} {:>7.1} s  {note}", took.as_secs_f64());
+        println!("{name:<12} {word:<7} {:>7.1} s  {note}", took.as_secs_f64());
     }
     if !stage.nextest {
         println!("(cargo-nextest is not installed; `cargo test` ran the tests)");

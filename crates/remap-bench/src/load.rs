@@ -3,8 +3,6 @@
 //! Invariant: every contender gets the same command line but for the address.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -133,26 +131,20 @@ pub(crate) fn run(
     if !served && !matches!(cell.run, Run::Fio { .. }) {
         return Ok(None);
     }
-    let over = AtomicBool::new(false);
-    let before = (proc::of_ended_children(), proc::of_machine());
+    let times =
+        || (server.map_or(0.0, |s| proc::of_tree(s.pid())), proc::of_ended_children(), proc::of_machine());
+    let before = times();
     let begin = Instant::now();
-    let (done, of_server) = thread::scope(|scope| {
-        let watcher = server.map(|server| scope.spawn(|| proc::spent(server.pid(), &over)));
-        let done = match cell.run {
-            Run::Fio { pattern, block, depth, connections } => {
-                fio(ground, served, pattern, block, [depth, connections, seconds])
-            }
-            Run::CopyFrom => copy(ground, &uri(&ground.socket()), "null:"),
-            Run::CopyTo => copy(ground, &ground.source().to_string_lossy(), &uri(&ground.socket())),
-        };
-        over.store(true, Ordering::Release);
-        let spent = watcher.map_or(Ok(0.0), |watcher| watcher.join());
-        (done, spent.expect("reading /proc does not panic"))
-    });
+    let done = match cell.run {
+        Run::Fio { pattern, block, depth, connections } => {
+            fio(ground, served, pattern, block, [depth, connections, seconds])?
+        }
+        Run::CopyFrom => copy(ground, &uri(&ground.socket()), "null:")?,
+        Run::CopyTo => copy(ground, &ground.source().to_string_lossy(), &uri(&ground.socket()))?,
+    };
     let wall = begin.elapsed().as_secs_f64();
-    let done = done?;
-    let of_client = proc::of_ended_children() - before.0;
-    let of_all = proc::of_machine() - before.1;
+    let after = times();
+    let (of_server, of_client, of_all) = (after.0 - before.0, after.1 - before.1, after.2 - before.2);
     Ok(Some(Sample {
         iops: done.requests / done.seconds,
         mb_s: done.bytes / done.seconds / 1e6,

@@ -3,18 +3,24 @@
 //! Invariant: it writes to files of its own and to nothing else; what it could not measure it names; no figure stands
 //! without the load of the machine at that time.
 
+mod check;
 mod contender;
 mod floor;
 mod ground;
+mod instructions;
 mod load;
 mod machine;
+mod micro;
 mod needs;
+mod plots;
 mod proc;
 mod record;
 mod report;
 mod rounds;
+mod scatter;
 mod server;
 mod stats;
+mod svg;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,6 +36,8 @@ use crate::load::{CELLS, Cell};
 use crate::record::{Results, SCHEMA_VERSION};
 use crate::rounds::Effort;
 
+/// What stands for the parts of the product where cells are named.
+const PARTS: &str = "parts";
 /// Where files in memory are.
 const MEMORY: &str = "/dev/shm";
 
@@ -48,7 +56,7 @@ struct BenchArgs {
     /// Few cells, short runs, a small device: to see that everything works
     #[arg(long)]
     quick: bool,
-    /// Only these cells
+    /// Only these cells; `parts` is the parts of the product, each alone
     #[arg(long, value_delimiter = ',', value_name = "CELL")]
     only: Vec<String>,
     /// Rounds [default: 5, or 2 if quick]
@@ -69,6 +77,18 @@ struct BenchArgs {
     /// Write everything to this file too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw charts into this folder
+    #[arg(long, value_name = "FOLDER")]
+    plots: Option<PathBuf>,
+    /// Compare the ratios with those of an earlier run (what its --json wrote); fail if one is worse by more than the noise
+    #[arg(long, value_name = "BASELINE.json")]
+    check: Option<PathBuf>,
+    /// Only count the instructions of small pieces, and compare with the counts in the tree
+    #[arg(long)]
+    instructions: bool,
+    /// Put the counts of this run in their place
+    #[arg(long, requires = "instructions")]
+    bless: bool,
 }
 
 #[derive(Subcommand)]
@@ -76,12 +96,21 @@ enum Part {
     /// Serve a file by the server that does nothing else, until killed
     #[command(hide = true)]
     Floor { socket: PathBuf, file: PathBuf },
+    /// Print by how many bytes a process grows that makes a table
+    #[command(hide = true)]
+    Resident { remaps: u64 },
+    /// Run a piece of the product a number of times, for its instructions to be counted
+    #[command(hide = true)]
+    Piece { name: String, turns: u64 },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match &cli.part {
         Some(Part::Floor { socket, file }) => floor::serve(socket, file).map(|()| true),
+        Some(Part::Resident { remaps }) => micro::resident(*remaps).map(|()| true),
+        Some(Part::Piece { name, turns }) => instructions::piece(name, *turns).map(|()| true),
+        None if cli.bench.instructions => instructions::check(cli.bench.bless),
         None => bench(&cli.bench),
     };
     match outcome {
@@ -97,6 +126,8 @@ fn main() -> ExitCode {
 /// Measures and reports; false when something is worse than it was.
 fn bench(args: &BenchArgs) -> anyhow::Result<bool> {
     let cells = cells(args)?;
+    // Read first: a file that is not there must not be found missing after an hour.
+    let baseline = args.check.as_deref().map(baseline).transpose()?;
     // An interrupt must not leave gigabytes in memory: the run ends after the measurement under way.
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -113,13 +144,41 @@ fn bench(args: &BenchArgs) -> anyhow::Result<bool> {
         let Some(folder) = folder.filter(|_| !cells.is_empty()) else { continue };
         measure(place, folder, &cells, args, &stop, &mut results)?;
     }
+    if args.only.is_empty() || args.only.iter().any(|name| name == PARTS) {
+        results.micro = micro::run(args.quick, &stop)?;
+    }
     results.machine.load_after = proc::load();
     print!("{}", report::text(&results));
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&results).context("the results as JSON")?;
         fs::write(path, text + "\n").with_context(|| format!("writing {}", path.display()))?;
     }
-    Ok(true)
+    if let Some(folder) = &args.plots {
+        plots::write(&results, folder)?;
+    }
+    Ok(baseline.is_none_or(|before| not_worse(&before, &results)))
+}
+
+fn baseline(path: &Path) -> anyhow::Result<Results> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let before: Results = serde_json::from_str(&text).with_context(|| format!("{}", path.display()))?;
+    if before.schema_version != SCHEMA_VERSION {
+        bail!("{}: version {}, not {SCHEMA_VERSION}", path.display(), before.schema_version);
+    }
+    Ok(before)
+}
+
+/// Compares and says so; false when something is worse, or nothing could be compared.
+fn not_worse(before: &Results, now: &Results) -> bool {
+    let verdict = check::compare(before, now);
+    verdict.unjudged.iter().for_each(|line| println!("not judged: {line}"));
+    verdict.worse.iter().for_each(|line| println!("WORSE: {line}"));
+    let (good, worse) = (verdict.good, verdict.worse.len());
+    println!(
+        "against the baseline: {good} within bounds, {worse} worse, {} not judged",
+        verdict.unjudged.len()
+    );
+    good > 0 && worse == 0
 }
 
 fn measure(
@@ -144,9 +203,9 @@ fn measure(
 
 /// The cells that were asked for.
 fn cells(args: &BenchArgs) -> anyhow::Result<Vec<&'static Cell>> {
-    let known = || CELLS.map(|cell| cell.name).join(", ");
-    if let Some(unknown) = args.only.iter().find(|name| !CELLS.iter().any(|cell| cell.name == **name)) {
-        bail!("no cell `{unknown}`; there are {}", known());
+    let known = |name: &&String| **name == PARTS || CELLS.iter().any(|cell| cell.name == **name);
+    if let Some(unknown) = args.only.iter().find(|name| !known(name)) {
+        bail!("no cell `{unknown}`; there are {}, {PARTS}", CELLS.map(|cell| cell.name).join(", "));
     }
     let wanted = |cell: &&Cell| match args.only.as_slice() {
         [] => cell.quick || !args.quick,

@@ -3,49 +3,32 @@
 //! Invariant: all times are seconds of processor time; what cannot be read counts as none, because a process may end while it is
 //! looked at.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
 
-/// Between two looks at processes that may end.
-const STEP: Duration = Duration::from_millis(10);
-
-/// Processor time that a process and all below it spend until `over` is set.
+/// Processor time of a process, its threads and all processes below it, ended or not.
 ///
-/// They are looked at all along: a server may start a process for each connection and never ask how it ended, and then the kernel forgets
-/// what it spent.
-pub(crate) fn spent(pid: u32, over: &AtomicBool) -> f64 {
-    let mut seen: BTreeMap<u32, (f64, f64)> =
-        of_tree(pid).into_iter().map(|(pid, now)| (pid, (now, now))).collect();
+/// A child that ends passes from one sum to the other meanwhile: then both are taken again.
+pub(crate) fn of_tree(pid: u32) -> f64 {
+    let stat = format!("/proc/{pid}/stat");
     loop {
-        let last = over.load(Ordering::Acquire);
-        for (pid, now) in of_tree(pid) {
-            seen.entry(pid).or_default().1 = now;
+        let ended = fields(&stat, 13..15);
+        let all = seconds(fields(&stat, 11..15)) + children(pid).into_iter().map(of_tree).sum::<f64>();
+        if ended == fields(&stat, 13..15) {
+            return all;
         }
-        if last {
-            return seen.values().map(|(first, last)| last - first).sum();
-        }
-        thread::sleep(STEP);
     }
 }
 
-/// A process and all below it, each with its processor time so far.
-fn of_tree(pid: u32) -> Vec<(u32, f64)> {
-    let mut found = vec![(pid, seconds(stat_fields(&format!("/proc/{pid}/stat"), 11..13)))];
-    for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-        let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        for child in children.split_whitespace().filter_map(|child| child.parse().ok()) {
-            found.extend(of_tree(child));
-        }
-    }
-    found
+/// Not every kernel lists them with their parent.
+fn children(pid: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter(|child| fields(&format!("/proc/{child}/stat"), 1..2) == u64::from(pid)).collect()
 }
 
 /// Processor time of this program's children that have ended and been waited for.
 pub(crate) fn of_ended_children() -> f64 {
-    seconds(stat_fields("/proc/self/stat", 13..15))
+    seconds(fields("/proc/self/stat", 13..15))
 }
 
 /// Processor time of everything on the machine, with what its host took away.
@@ -63,8 +46,15 @@ pub(crate) fn load() -> f64 {
     text.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(f64::NAN)
 }
 
+/// Bytes of memory that this process has in use.
+pub(crate) fn resident() -> u64 {
+    let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}
+
 /// Sum of some fields of a `stat` file, counted from the one behind the name.
-fn stat_fields(path: &str, fields: std::ops::Range<usize>) -> u64 {
+fn fields(path: &str, fields: std::ops::Range<usize>) -> u64 {
     let text = fs::read_to_string(path).unwrap_or_default();
     // The name is in brackets and may hold anything.
     let behind = text.rsplit_once(") ").map_or("", |(_, behind)| behind);
@@ -82,18 +72,22 @@ mod tests {
 
     #[test]
     fn work_is_seen() {
-        let over = AtomicBool::new(false);
-        let seen = thread::scope(|scope| {
-            let watcher = scope.spawn(|| spent(std::process::id(), &over));
-            let mut sum = 0_u64;
-            let busy = || of_tree(std::process::id())[0].1;
-            let begin = busy();
-            while busy() < begin + 0.05 {
-                sum = std::hint::black_box(sum + 1);
-            }
-            over.store(true, Ordering::Release);
-            watcher.join().expect("no panic")
-        });
-        assert!(seen > 0.0 && of_machine() > seen);
+        let begin = of_tree(std::process::id());
+        let mut sum = 0_u64;
+        while fields("/proc/self/stat", 11..13) < 5 {
+            sum = std::hint::black_box(sum + 1);
+        }
+        let end = of_tree(std::process::id());
+        assert!(end >= begin && end > 0.0 && of_machine() > end);
+        assert!(resident() > 100_000);
+    }
+
+    #[test]
+    fn children_are_found() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("a child");
+        let found = children(std::process::id());
+        child.kill().expect("a kill");
+        child.wait().expect("its end");
+        assert!(found.contains(&child.id()));
     }
 }

@@ -17,6 +17,7 @@ pub(crate) struct Results {
     /// Who was not measured, and the package that brings it.
     pub(crate) missing: Vec<(String, String)>,
     pub(crate) places: Vec<PlaceResult>,
+    pub(crate) micro: Vec<Figure>,
 }
 
 /// What it ran on.
@@ -72,4 +73,22 @@ pub(crate) struct Row {
     /// Distance of the slowest round from the fastest, as a share of the median.
     pub(crate) range: f64,
     pub(crate) rounds: usize,
+}
+
+/// One figure of a part of the product.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Figure {
+    pub(crate) name: String,
+    /// Remaps in the table, where it depends on one.
+    pub(crate) remaps: Option<u64>,
+    /// `ns`, `ms` or `bytes`.
+    pub(crate) unit: String,
+    /// Median.
+    pub(crate) p50: f64,
+    /// Of single events where they are timed one by one.
+    pub(crate) p99: Option<f64>,
+    /// The median in terms of a fixed piece of arithmetic timed just before and after; times only.
+    pub(crate) to_yardstick: Option<f64>,
+    /// Distance of the quartiles as a share of the median.
+    pub(crate) spread: Option<f64>,
 }

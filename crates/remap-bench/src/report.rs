@@ -3,7 +3,7 @@
 //! Invariant: what was not measured is named.
 
 use crate::load::CELLS;
-use crate::record::{PlaceResult, Results, Row};
+use crate::record::{Figure, PlaceResult, Results, Row};
 
 /// All of it, as text.
 pub(crate) fn text(results: &Results) -> String {
@@ -23,7 +23,28 @@ pub(crate) fn text(results: &Results) -> String {
     for place in &results.places {
         out += &place_text(place);
     }
+    if !results.micro.is_empty() {
+        out += &format!(
+            "\nparts, in memory; steps: median in terms of a step of a generator of numbers; spread: quartiles\n  {:<38} {:>9} {:>14} {:>12} {:>9} {:>8}\n",
+            "", "remaps", "median", "p99", "steps", "spread %"
+        );
+        results.micro.iter().for_each(|figure| out += &figure_line(figure));
+    }
     out
+}
+
+fn figure_line(figure: &Figure) -> String {
+    let or_none =
+        |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
+    format!(
+        "  {:<38} {:>9} {:>14} {:>12} {:>9} {:>8}\n",
+        figure.name,
+        figure.remaps.map_or("-".to_owned(), |remaps| remaps.to_string()),
+        format!("{:.1} {:<5}", figure.p50, figure.unit),
+        or_none(figure.p99, 0),
+        or_none(figure.to_yardstick, 1),
+        or_none(figure.spread.map(|spread| spread * 100.0), 0)
+    )
 }
 
 fn place_text(place: &PlaceResult) -> String {
