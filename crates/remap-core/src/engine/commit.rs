@@ -578,7 +578,11 @@ impl Engine {
 
     /// The checkpoint is durable: the journal starts over.
     pub(super) fn checkpoint_done(&mut self, generation: u64) {
-        self.commit.in_step = self.commit.good();
+        let good = self.commit.good();
+        if good != self.commit.in_step {
+            self.commit.resyncs = 0;
+        }
+        self.commit.in_step = good;
         self.commit.resync_at = None;
         self.commit.plan_resync(self.now.mono_ns);
         self.commit.generation = generation;
