@@ -259,10 +259,10 @@ fn a_volume_can_be_released_twice() {
 
 #[test]
 fn a_table_of_many_pages_is_read_as_it_was_written() {
-    const SIZE: u64 = 512 << 20;
+    const SIZE: u64 = 1 << 30;
     let superblock = superblock(1, 1, SIZE);
     let chunk = 16 * 84;
-    for count in [1, 84, 85, chunk - 1, chunk, chunk + 1, 2 * chunk, 8 * chunk + 5] {
+    for count in [1, 84, 85, chunk - 1, chunk, chunk + 1, 2 * chunk, 8 * chunk + 5, 257 * 84 + 1] {
         let entries: Vec<Entry> = (0..count).map(|n| pending(2 * n)).collect();
         let recovered = Recovered::fresh(superblock.clone(), &entries).expect("there is room");
         let mut engine = Engine::start(recovered, EngineConfig::default(), NOW).expect("memory");

@@ -301,3 +301,20 @@ fn a_table_of_a_large_device() {
         }
     }
 }
+
+/// Stretches without an entry are found region by region; none is skipped, and the search ends.
+#[test]
+fn one_entry_in_any_region() {
+    const REGION: u64 = 512;
+    for region in [1, 63, 64, 65, 127, 128, 4160] {
+        let (mut table, mut model) = empty(1 << 22);
+        table.apply(&pending(region * REGION, 1)).expect("memory");
+        apply(&mut model, &pending(region * REGION, 1));
+        for start in [0, 1, region / 2, region - 1].map(|region| region * REGION) {
+            compare_view(&table, &model, start, (region + 2) * REGION);
+        }
+        for start in [region + 1, region + 64, 6000].map(|region| region * REGION) {
+            assert_eq!(table.view().first(Block(start), Block(1 << 22)).blocks, (1 << 22) - start);
+        }
+    }
+}

@@ -282,6 +282,9 @@ fn shapes() {
     assert_eq!(plan(&[], 4096), Err(LayoutError::SpareCount(0)));
     assert!(plan(&[1 << 20; 16], 4096).is_ok());
     assert_eq!(plan(&[1 << 20; 17], 4096), Err(LayoutError::SpareCount(17)));
+    // As many entries as a quarter of a small spare has room for.
+    let areas = [1 << 20, 3 << 19, 2 << 20].map(|size| plan(&[size], 4096).map(|shape| shape.area_pages));
+    assert_eq!(areas, [Ok(1), Ok(3), Ok(7)]);
     let shape = CopyShape { area_pages: 10, journal_pages: 8 };
     assert_eq!(
         [shape.page_at(0, 0), shape.page_at(1, 0), shape.page_at(1, 9)],
