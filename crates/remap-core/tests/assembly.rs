@@ -2,10 +2,10 @@
 //! starts from what was recovered.
 
 use remap_core::engine::{Command, CommandId, Engine, EngineConfig};
-use remap_core::op::{Buffer, DeviceId, Fault, OpKind};
-use remap_core::recovery::{Flaw, Recovered, RecoveryError, SpareReader, recover};
+use remap_core::op::{Buffer, DeviceId, Fault, Op, OpKind};
+use remap_core::recovery::{Flaw, Recovered, RecoveryError, SpareReader, recover, shape_of};
 use remap_core::units::{Extent, Now, Sector};
-use remap_format::layout::{copy_places, first_homes, first_spares, plan};
+use remap_format::layout::{copy_places, first_homes, first_spares, joining_spare, plan};
 use remap_format::{
     Cause, CopyRole, DecodeError, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT, Policy, Superblock,
     SuperblockFlags,
@@ -101,6 +101,16 @@ fn settle(engine: &mut Engine, spares: &mut [Vec<u8>]) -> Vec<(u64, usize)> {
     }
     while engine.poll_event().is_some() {}
     written
+}
+
+/// Stores what an operation writes of the metadata; gives first byte and length.
+fn store(op: &Op, spares: &mut [Vec<u8>]) -> Option<(u64, usize)> {
+    let (DeviceId::Spare(n), OpKind::Write { from: Buffer::Owned(bytes), .. }) = (op.device, &op.kind) else {
+        return None;
+    };
+    let at = op.extent.start().0 as usize * 512;
+    spares[usize::from(n)][at..at + bytes.len()].copy_from_slice(bytes);
+    Some((at as u64, bytes.len()))
 }
 
 #[test]
@@ -294,5 +304,63 @@ fn pending(block: u64) -> Entry {
         flags: EntryFlags::STALE,
         errors: 0,
         time: NOW.unix_s,
+    }
+}
+
+/// The power failed after copies moved to a spare that joined, before what they left behind was erased: that is done first, and only then
+/// may the spares change again.
+#[test]
+fn what_copies_left_behind_is_erased_before_the_next_change() {
+    let mut pair = spares(1, 1, &[]);
+    pair.push(vec![0; 4 << 20]);
+    let (mut engine, _) = live_again(&mut pair[..1], &[]);
+    let record = joining_spare([9; 16], 4 << 20, 1, &shape_of(engine.volume()), 4096).expect("large enough");
+    engine.command(NOW, CommandId(1), Command::AddSpare { spare: 1, record, copies: true }).expect("taken");
+    while let Some(op) = engine.poll_op() {
+        let erases = op.device == DeviceId::Spare(0) && matches!(op.kind, OpKind::Write { fua: true, .. });
+        if !erases {
+            store(&op, &mut pair);
+        }
+        engine.handle_completion(NOW, op.id, Ok(()));
+    }
+    let recovered = read(&[&pair[0], &pair[1]]).expect("both are there");
+    assert_eq!((recovered.strays.len(), recovered.needs_repair), (2, true));
+    let mut engine = Engine::start(recovered, EngineConfig::default(), NOW).expect("memory");
+    let another = joining_spare([8; 16], 4 << 20, 2, &shape_of(engine.volume()), 4096).expect("large enough");
+    let join = Command::AddSpare { spare: 2, record: another, copies: false };
+    engine.command(NOW, CommandId(1), join).expect("taken");
+    let (mut erased, mut out) = (0, Vec::new());
+    loop {
+        out.extend(std::iter::from_fn(|| engine.poll_op()));
+        let erasing =
+            |op: &Op| op.device == DeviceId::Spare(0) && matches!(op.kind, OpKind::Write { fua: true, .. });
+        if out.iter().any(|op| op.device == DeviceId::Spare(2)) {
+            assert!(erased == 4 && !out.iter().any(erasing), "{erased} pages of two superblocks are erased");
+        }
+        // The oldest last: what could overtake does.
+        let Some(op) = out.pop() else { break };
+        erased += u32::from(erasing(&op));
+        engine.handle_completion(NOW, op.id, Ok(()));
+    }
+    assert_eq!(engine.volume().spares.len(), 3);
+}
+
+#[test]
+fn slots_that_went_bad_stay_so() {
+    let mut one = spares(1, 1, &[]);
+    let (mut engine, _) = live_again(&mut one, &[]);
+    let remap = Command::Remap(Extent::new(Sector(32), 8).expect("a block"), Cause::Manual);
+    let mut bad = 0;
+    for command in [remap, Command::Save] {
+        engine.command(NOW, CommandId(1), command).expect("taken");
+        while let Some(op) = engine.poll_op() {
+            let to_slot = matches!(op.kind, OpKind::Write { from: Buffer::Bounce { .. }, .. });
+            let outcome = if to_slot && bad < 2 { Err(Fault::Medium) } else { Ok(()) };
+            bad += u32::from(outcome.is_err());
+            store(&op, &mut one);
+            engine.handle_completion(NOW, op.id, outcome);
+        }
+        let found = read(&[&one[0]]).expect("whole");
+        assert_eq!((found.pool.retired(), found.pool.counts(None).retired), (engine.retired(), 2));
     }
 }

@@ -241,6 +241,9 @@ fn a_spare_that_cannot_be_is_refused() {
     assert_eq!([0, 1, 2].map(|spare| engine.can_leave(spare)), [false, true, true]);
     change(&mut engine, Command::RetireSpare { spare: 0 }, refused);
     change(&mut engine, Command::RetireSpare { spare: 1 }, Ok(0));
+    for none in [1, 3, 200] {
+        change(&mut engine, Command::RetireSpare { spare: none }, refused);
+    }
 }
 
 fn change(engine: &mut Engine, command: Command, expected: Result<u64, RequestError>) {
