@@ -359,6 +359,18 @@ mod tests {
     }
 
     #[test]
+    fn a_spare_that_is_about_to_leave_gives_no_slot() {
+        let mut pool = pool(&[10, 3], &[]);
+        let first = acquire(&mut pool).map(Slot::spare);
+        pool.set_leaving(0, true);
+        assert_eq!(pool.counts(None).free, 3);
+        let others: Vec<u8> = core::iter::from_fn(|| acquire(&mut pool)).map(Slot::spare).collect();
+        assert_eq!((first, others), (Some(0), vec![1; 3]));
+        pool.set_leaving(0, false);
+        assert_eq!(acquire(&mut pool).map(Slot::spare), Some(0));
+    }
+
+    #[test]
     fn neighbours_stay_on_one_spare_until_another_has_clearly_more_room() {
         let mut pool = pool(&[1000, 1000], &[]);
         let spares: Vec<u8> = (0..121).filter_map(|_| acquire(&mut pool)).map(Slot::spare).collect();

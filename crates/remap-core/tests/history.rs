@@ -147,6 +147,7 @@ impl Life {
             assert!(found.table.iter().eq(then), "{g:?}");
             assert_eq!(found.table.counts(), g.counts, "{g:?}");
             assert_eq!(found.generation, g.generation);
+            assert_eq!(found.pool.counts(None).retired, g.retired_slots);
             assert_eq!(g.edits.is_none(), g.generation == g.checkpoint, "{g:?}");
         }
         listed.iter().map(|g| g.generation).collect()

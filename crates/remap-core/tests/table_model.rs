@@ -318,3 +318,22 @@ fn one_entry_in_any_region() {
         }
     }
 }
+
+/// Edits that split a leaf each, after memory was taken for all of them at once.
+#[test]
+fn as_many_splits_as_edits() {
+    let blocks = 64 * LEAF_ENTRIES as u64;
+    let (mut table, mut model) = empty(blocks);
+    // In order, which leaves half of each leaf free; then into the gaps, which fills them.
+    for block in (0..blocks / 4).map(|n| 4 * n).chain((0..blocks / 4).map(|n| 4 * n + 1)) {
+        table.apply(&pending(block, 1)).expect("memory");
+        apply(&mut model, &pending(block, 1));
+    }
+    let edits: Vec<Entry> = (0..32).map(|n| pending(n * blocks / 32 + 2, 1)).collect();
+    table.prepare(edits.len()).expect("memory");
+    for edit in &edits {
+        table.apply_prepared(edit);
+        apply(&mut model, edit);
+    }
+    compare_all(&table, &model, blocks);
+}

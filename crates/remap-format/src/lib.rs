@@ -90,5 +90,8 @@ mod tests {
         assert!(newer(0, u64::MAX));
         assert!(newer(3, u64::MAX - 2));
         assert!(!newer(u64::MAX, 0));
+        // Half of all generations apart, neither is.
+        assert!(!newer(1 << 63, 0) && !newer(0, 1 << 63));
+        assert!(newer((1 << 63) - 1, 0));
     }
 }

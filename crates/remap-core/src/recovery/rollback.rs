@@ -273,6 +273,10 @@ mod tests {
             (40, 1, Some(NO_SLOT), None),
         ];
         assert_eq!(found, expected);
+        for d in differences(&a, &b) {
+            let sides = d.from.iter().chain(&d.to);
+            assert!(sides.clone().all(|e| (e.block, u64::from(e.count)) == (d.block, u64::from(d.count))));
+        }
         assert_eq!(differences(&a, &a).count(), 0);
         let back: Vec<_> = differences(&b, &a).map(|d| (d.block, d.count)).collect();
         assert_eq!(back, [(10, 2), (16, 4), (20, 4), (40, 1)]);
