@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(found, expected);
         for d in differences(&a, &b) {
             let sides = d.from.iter().chain(&d.to);
-            assert!(sides.clone().all(|e| (e.block, u64::from(e.count)) == (d.block, u64::from(d.count))));
+            assert!(sides.clone().all(|e| (e.block, u64::from(e.count)) == (d.block, d.count)));
         }
         assert_eq!(differences(&a, &a).count(), 0);
         let back: Vec<_> = differences(&b, &a).map(|d| (d.block, d.count)).collect();
