@@ -360,14 +360,15 @@ mod tests {
 
     #[test]
     fn a_spare_that_is_about_to_leave_gives_no_slot() {
-        let mut pool = pool(&[10, 3], &[]);
-        let first = acquire(&mut pool).map(Slot::spare);
-        pool.set_leaving(0, true);
-        assert_eq!(pool.counts(None).free, 3);
-        let others: Vec<u8> = core::iter::from_fn(|| acquire(&mut pool)).map(Slot::spare).collect();
-        assert_eq!((first, others), (Some(0), vec![1; 3]));
-        pool.set_leaving(0, false);
-        assert_eq!(acquire(&mut pool).map(Slot::spare), Some(0));
+        for (leaves, slots) in [(0, [10, 3]), (1, [3, 10])] {
+            let mut pool = pool(&slots, &[]);
+            pool.set_leaving(leaves, true);
+            assert_eq!(pool.counts(None).free, 3);
+            let others: Vec<u8> = core::iter::from_fn(|| acquire(&mut pool)).map(Slot::spare).collect();
+            assert_eq!(others, vec![1 - leaves; 3]);
+            pool.set_leaving(leaves, false);
+            assert_eq!(acquire(&mut pool).map(Slot::spare), Some(leaves));
+        }
     }
 
     #[test]
