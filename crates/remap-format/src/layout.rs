@@ -22,9 +22,9 @@ const FLOOR_ENTRIES: u64 = 4096;
 /// Most entries a checkpoint can hold: bounds memory at assembly (about 1 GiB at this count).
 pub const MAX_ENTRIES: u64 = 1 << 24;
 /// Pages that a checkpoint area can have.
-pub const AREA_PAGES: RangeInclusive<u32> = 1..=MAX_ENTRIES.div_ceil(PAGE_ENTRIES as u64) as u32;
+pub const AREA_PAGES: RangeInclusive<u32> = 1..=CopyShape::MAX.area_pages;
 /// Pages that a journal can have; with none, nothing could ever be committed.
-pub const JOURNAL_PAGES: RangeInclusive<u32> = MIN_JOURNAL_PAGES as u32..=MAX_JOURNAL_PAGES as u32;
+pub const JOURNAL_PAGES: RangeInclusive<u32> = MIN_JOURNAL_PAGES as u32..=CopyShape::MAX.journal_pages;
 
 /// Places where copies can start on one spare: those of one copy there, of two, and so on.
 const MAX_ANCHORS: usize = COPIES as usize * (COPIES as usize + 1) / 2;

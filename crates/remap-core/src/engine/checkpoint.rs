@@ -131,6 +131,7 @@ impl Engine {
             checkpoint.next_block = Block(0);
             checkpoint.next_retired = 0;
             checkpoint.pages_done = false;
+            checkpoint.emptied = 0;
         }
         self.write_all();
     }
@@ -242,13 +243,7 @@ impl Engine {
         if self.commit.out > 0 {
             return;
         }
-        match self.commit.checkpoint() {
-            Some(checkpoint) if unproven == 0 => {
-                let generation = checkpoint.generation;
-                self.checkpoint_done(generation);
-            }
-            _ => self.checkpoint_advance(),
-        }
+        if unproven == 0 { self.checkpoint_done(generation) } else { self.checkpoint_advance() }
     }
 
     /// Writes the next chunk of pages to every copy; `false` when there is none.
