@@ -75,26 +75,16 @@ fn whole(kind: Kind, size: u8) -> Vec<u8> {
 
 fn some_superblock(spares: usize) -> Superblock {
     let shape = CopyShape { area_pages: 1, journal_pages: 8 };
+    let main = remap_format::MainIdentity { size: 1 << 30, logical_block: 512, ..Default::default() };
     Superblock {
         role: CopyRole::Copy(3),
-        volume: [7; 16],
-        name: "v".into(),
-        spare_index: 0,
-        spares: layout::first_spares(&vec![([9; 16], 1 << 20); spares], &shape, 4096),
-        homes: layout::first_homes(spares),
-        block_shift: 12,
-        policy: remap_format::Policy::RewriteThenRemap,
-        flags: remap_format::SuperblockFlags::default(),
         generation: 5,
+        base: 4,
         area: 0,
         entries: 1,
-        area_pages: 1,
-        journal_pages: 8,
         created: 1,
         written: 2,
-        compat: 0,
-        ro_compat: 0,
-        main: remap_format::MainIdentity { size: 1 << 30, logical_block: 512, ..Default::default() },
+        ..Superblock::new([7; 16], "v", 4096, &shape, &vec![([9; 16], 1 << 20); spares], main)
     }
 }
 

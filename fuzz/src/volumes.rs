@@ -83,32 +83,19 @@ fn superblock(number: u8, plan: &Plan) -> Superblock {
     let shape = layout::plan(plan.sizes, block_size).expect("the plans fit");
     let sizes: Vec<([u8; 16], u64)> =
         (1..).zip(plan.sizes).map(|(n, &size)| ([16 * number + n; 16], size)).collect();
+    let main = MainIdentity {
+        size: plan.main_size,
+        logical_block: 512,
+        wwn: "naa.5000c500a1b2c3d4".into(),
+        serial: "S1".into(),
+        ..MainIdentity::default()
+    };
     Superblock {
-        role: CopyRole::Copy(0),
-        volume: [number + 1; 16],
-        name: "fuzzed".into(),
-        spare_index: 0,
-        spares: layout::first_spares(&sizes, &shape, block_size),
-        homes: layout::first_homes(sizes.len()),
-        block_shift: plan.block_shift,
         policy: plan.policy,
-        flags: SuperblockFlags::default(),
         generation: plan.generation,
-        area: 1,
-        entries: 0,
-        area_pages: shape.area_pages,
-        journal_pages: shape.journal_pages,
         created: START.unix_s,
         written: START.unix_s,
-        compat: 0,
-        ro_compat: 0,
-        main: MainIdentity {
-            size: plan.main_size,
-            logical_block: 512,
-            wwn: "naa.5000c500a1b2c3d4".into(),
-            serial: "S1".into(),
-            ..MainIdentity::default()
-        },
+        ..Superblock::new([number + 1; 16], "fuzzed", 1 << plan.block_shift, &shape, &sizes, main)
     }
 }
 

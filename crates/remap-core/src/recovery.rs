@@ -15,7 +15,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use remap_format::layout::{self, CopyShape};
-use remap_format::{COPIES, DecodeError, Entry, EntryState, Superblock, SuperblockFlags};
+use remap_format::{COPIES, DecodeError, Entry, EntryState, Superblock, SuperblockFlags, newer};
 
 use self::replay::Session;
 use self::scan::{Strangers, match_devices, newest_superblock};
@@ -256,8 +256,10 @@ pub struct Recovered {
     pub table: Table,
     /// Its slots.
     pub pool: SparePool,
-    /// Generation of the table.
+    /// Generation of the table: the newest one that any disk names.
     pub generation: u64,
+    /// Generation that has the same table and can be read: an older one only if the newest checkpoint could not be.
+    pub base: u64,
     /// Next free journal page.
     pub journal_position: u32,
     /// What was found in each copy.
@@ -275,12 +277,19 @@ impl Recovered {
         self.copies.iter().filter(|c| c.flaw.is_none()).count() as u8
     }
 
+    /// The table was edited while nobody served it: it is that of no generation that a disk holds, and all copies are to be written.
+    pub fn mark_edited(&mut self) {
+        self.generation = self.generation.wrapping_add(EDITED);
+        self.base = self.generation;
+        self.needs_repair = true;
+    }
+
     /// A volume that has never been written: `superblock` describes it, `entries` are in its table from the start, its devices are
     /// given in the order of its spares.
     ///
     /// # Errors
     /// Memory, or entries that contradict each other.
-    pub fn fresh(superblock: Superblock, entries: &[Entry]) -> Result<Self, RecoveryError> {
+    pub fn fresh(mut superblock: Superblock, entries: &[Entry]) -> Result<Self, RecoveryError> {
         let mut copies = memory::list(usize::from(COPIES))?;
         for place in layout::copy_places(&superblock.spares, &superblock.homes) {
             let report = CopyReport {
@@ -302,6 +311,7 @@ impl Recovered {
             install(&superblock, &mut table, &mut pool, entry)?;
         }
         let generation = superblock.generation;
+        superblock.base = generation;
         let mut devices = memory::list(superblock.spares.len())?;
         let mut given = 0..superblock.spares.len();
         let numbers = superblock.spares.iter().map(|s| if s.is_present() { given.next() } else { None });
@@ -312,6 +322,7 @@ impl Recovered {
             table,
             pool,
             generation,
+            base: generation,
             journal_position: 0,
             copies,
             strays: Vec::new(),
@@ -448,8 +459,8 @@ fn recover_from(
     }
     let entries = match session.read_checkpoint() {
         Err(lost @ RecoveryError::TableLost { .. }) if session.journal_is_empty() => {
-            let generation = session.generation();
-            return recover_before(reader, sizes, generation, MOST_STEPS_BACK)?.ok_or(lost);
+            let newest = copy_of(session.superblock())?;
+            return recover_base(reader, sizes, &newest)?.ok_or(lost);
         }
         other => other?,
     };
@@ -460,40 +471,45 @@ fn recover_from(
     Ok(recovered)
 }
 
-/// Checkpoints that can be left aside: there are two superblock pages in each copy.
-const MOST_STEPS_BACK: u8 = 2 * COPIES - 1;
+/// Generations that an edit takes: more than what a life that was cut short can have left behind.
+const EDITED: u64 = 16;
 
-/// The elected checkpoint cannot be read, and nothing was committed after it: what it was made of says the same, where a crash
-/// left it in place (a spare that was to join with that checkpoint has not). `None`: it is not there any more, or it ends elsewhere.
-fn recover_before(
+/// Checkpoints that superblocks can name: there are two superblock pages in each copy.
+const MOST_CHECKPOINTS: usize = 2 * COPIES as usize;
+
+/// The checkpoint that `lost` names cannot be read, and nothing was committed after it: its table is that of its base, where a
+/// crash left it in place (a spare that was to join with that checkpoint has not). `None`: it is not there any more.
+fn recover_base(
     reader: &mut dyn SpareReader,
     sizes: &[u64],
-    lost: u64,
-    steps_back: u8,
+    lost: &Superblock,
 ) -> Result<Option<Recovered>, RecoveryError> {
-    let replayed = newest_superblock(reader, sizes, Some(lost)).and_then(|before| {
-        let (devices, _) = match_devices(reader, sizes, &before, Strangers::Ignored)?;
-        let mut session = Session::begin(reader, devices, before, Some(lost))?;
-        let entries = match session.read_checkpoint() {
-            // That one was cut short as well.
-            Err(lost @ RecoveryError::TableLost { .. }) if steps_back > 1 && session.journal_is_empty() => {
-                let generation = session.generation();
-                return recover_before(reader, sizes, generation, steps_back - 1)?.ok_or(lost);
+    let (mut base, mut limit) = (lost.base, lost.generation);
+    for _ in 1..MOST_CHECKPOINTS {
+        let begun = newest_superblock(reader, sizes, Some(limit)).and_then(|before| {
+            let (devices, _) = match_devices(reader, sizes, &before, Strangers::Ignored)?;
+            Session::begin(reader, devices, before, Some(limit))
+        });
+        let Some(mut session) = if_readable(begun)? else { return Ok(None) };
+        limit = session.generation();
+        if newer(limit, base) {
+            // Cut short as well: it is not what the lost one was made of.
+            continue;
+        }
+        let replayed = match session.read_checkpoint() {
+            Err(RecoveryError::TableLost { .. }) if limit == base => {
+                base = session.superblock().base;
+                continue;
             }
-            other => other?,
+            Err(other) => Err(other),
+            Ok(entries) => {
+                session.build(&entries).and_then(|(table, pool)| session.replay_to(table, pool, base))
+            }
         };
-        let (table, pool) = session.build(&entries)?;
-        session.replay(table, pool)
-    });
-    let Some(mut recovered) = if_readable(replayed)? else { return Ok(None) };
-    let steps = lost.wrapping_sub(recovered.generation);
-    // A checkpoint follows its journal by one; by GIVEN_UP if a record in between was given up, and then not from that record.
-    if steps != 1 && steps != GIVEN_UP {
-        return Ok(None);
+        let found = if_readable(replayed)?.flatten();
+        return Ok(found.map(|found| Recovered { generation: lost.generation, needs_repair: true, ..found }));
     }
-    recovered.generation = lost;
-    recovered.needs_repair = true;
-    Ok(Some(recovered))
+    Ok(None)
 }
 
 /// `None` for what cannot be read or contradicts itself; no memory is another matter.
@@ -504,7 +520,3 @@ fn if_readable<T>(outcome: Result<T, RecoveryError>) -> Result<Option<T>, Recove
         Err(_) => Ok(None),
     }
 }
-
-/// How far a checkpoint that stands for a record given up is ahead of the last record that counts. More than two, so that from
-/// the distance it can be told whether that record is in the journal.
-pub(crate) const GIVEN_UP: u64 = 3;

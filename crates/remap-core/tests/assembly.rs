@@ -5,7 +5,7 @@ use remap_core::engine::{Command, CommandId, Engine, EngineConfig};
 use remap_core::op::{Buffer, DeviceId, Fault, Op, OpKind};
 use remap_core::recovery::{Flaw, Recovered, RecoveryError, SpareReader, recover, shape_of};
 use remap_core::units::{Extent, Now, Sector};
-use remap_format::layout::{copy_places, first_homes, first_spares, joining_spare, plan};
+use remap_format::layout::{copy_places, first_homes, joining_spare, plan};
 use remap_format::{
     Cause, CopyRole, DecodeError, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT, Policy, Superblock,
     SuperblockFlags,
@@ -64,26 +64,10 @@ fn spares(volume: u8, count: u8, commands: &[Command]) -> Vec<Vec<u8>> {
 fn superblock(volume: u8, count: u8, size: u64) -> Superblock {
     let shape = plan(&vec![size; count.into()], 4096).expect("large enough");
     let uuids: Vec<_> = (0..count).map(|n| ([volume + 1 + n; 16], size)).collect();
+    let main = MainIdentity { size: 1 << 30, logical_block: 512, ..Default::default() };
     Superblock {
-        role: CopyRole::Copy(0),
-        volume: [volume; 16],
-        name: format!("volume {volume}"),
-        spare_index: 0,
-        spares: first_spares(&uuids, &shape, 4096),
-        homes: first_homes(count.into()),
-        block_shift: 12,
         policy: Policy::RemapOnly,
-        flags: SuperblockFlags::default(),
-        generation: 0,
-        area: 1,
-        entries: 0,
-        area_pages: shape.area_pages,
-        journal_pages: shape.journal_pages,
-        created: 0,
-        written: 0,
-        compat: 0,
-        ro_compat: 0,
-        main: MainIdentity { size: 1 << 30, logical_block: 512, ..Default::default() },
+        ..Superblock::new([volume; 16], &format!("volume {volume}"), 4096, &shape, &uuids, main)
     }
 }
 

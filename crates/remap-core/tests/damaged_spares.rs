@@ -4,11 +4,8 @@ use remap_core::engine::{Command, CommandId, Engine, EngineConfig};
 use remap_core::op::{Buffer, Fault, OpKind};
 use remap_core::recovery::{Flaw, Recovered, RecoveryError, SpareReader, recover, shape_of};
 use remap_core::units::{Extent, Now, Sector};
-use remap_format::layout::{CopyPlace, CopyShape, copy_places, first_homes, first_spares, plan};
-use remap_format::{
-    Cause, CopyRole, DecodeError, MainIdentity, PAGE_SIZE, Policy, Record, RecordHeader, Superblock,
-    SuperblockFlags,
-};
+use remap_format::layout::{CopyPlace, CopyShape, copy_places, first_homes, plan};
+use remap_format::{Cause, DecodeError, MainIdentity, PAGE_SIZE, Policy, Record, RecordHeader, Superblock};
 
 const SPARE: u64 = 1 << 20;
 const NOW: Now = Now { mono_ns: 0, unix_s: 1_700_000_000 };
@@ -48,26 +45,10 @@ impl Spare {
 
 fn superblock() -> Superblock {
     let shape = plan(&[SPARE], 4096).expect("large enough");
+    let main = MainIdentity { size: 1 << 30, logical_block: 512, ..Default::default() };
     Superblock {
-        role: CopyRole::Copy(0),
-        volume: [1; 16],
-        name: "damage".into(),
-        spare_index: 0,
-        spares: first_spares(&[([2; 16], SPARE)], &shape, 4096),
-        homes: first_homes(1),
-        block_shift: 12,
         policy: Policy::RemapOnly,
-        flags: SuperblockFlags::default(),
-        generation: 0,
-        area: 1,
-        entries: 0,
-        area_pages: shape.area_pages,
-        journal_pages: shape.journal_pages,
-        created: 0,
-        written: 0,
-        compat: 0,
-        ro_compat: 0,
-        main: MainIdentity { size: 1 << 30, logical_block: 512, ..Default::default() },
+        ..Superblock::new([1; 16], "damage", 4096, &shape, &[([2; 16], SPARE)], main)
     }
 }
 
@@ -86,21 +67,38 @@ fn remap(block: u64) -> Command {
 /// What is on the spare after these commands. The volume's first checkpoint has generation 1 and lies in area 0.
 fn spare(commands: &[Command]) -> Spare {
     let recovered = Recovered::fresh(superblock(), &[]).expect("fresh");
-    let mut engine = Engine::start(recovered, EngineConfig::default(), NOW).expect("memory");
-    let mut bytes = vec![0; SPARE as usize];
-    for command in [None].into_iter().chain(commands.iter().map(Some)) {
-        if let Some(command) = command {
-            engine.command(NOW, CommandId(1), *command).expect("taken");
-        }
-        while let Some(op) = engine.poll_op() {
-            if let OpKind::Write { from: Buffer::Owned(from), .. } = op.kind {
-                bytes[op.extent.start().0 as usize * 512..][..from.len()].copy_from_slice(&from);
+    let unused = Spare { bytes: vec![0; SPARE as usize], unreadable: Vec::new() };
+    unused.lives(recovered, commands)
+}
+
+impl Spare {
+    /// What is on it after a life that begins with what was recovered.
+    fn lives(mut self, recovered: Recovered, commands: &[Command]) -> Self {
+        let mut engine = Engine::start(recovered, EngineConfig::default(), NOW).expect("memory");
+        for command in [None].into_iter().chain(commands.iter().map(Some)) {
+            if let Some(command) = command {
+                engine.command(NOW, CommandId(1), *command).expect("taken");
             }
-            engine.handle_completion(NOW, op.id, Ok(()));
+            while let Some(op) = engine.poll_op() {
+                if let OpKind::Write { from: Buffer::Owned(from), .. } = op.kind {
+                    self.bytes[op.extent.start().0 as usize * 512..][..from.len()].copy_from_slice(&from);
+                }
+                engine.handle_completion(NOW, op.id, Ok(()));
+            }
+            while engine.poll_event().is_some() {}
         }
-        while engine.poll_event().is_some() {}
+        self
     }
-    Spare { bytes, unreadable: Vec::new() }
+
+    /// With these copies as `later` has them.
+    fn with_copies(&self, copies: std::ops::Range<usize>, later: &Self) -> Self {
+        let mut mixed = self.clone();
+        for CopyPlace { start, .. } in &places()[copies] {
+            let copy = *start as usize..*start as usize + shape().bytes() as usize;
+            mixed.bytes[copy.clone()].copy_from_slice(&later.bytes[copy]);
+        }
+        mixed
+    }
 }
 
 fn blocks(recovered: &Recovered) -> Vec<u64> {
@@ -167,6 +165,44 @@ fn a_table_that_is_lost_is_made_again_from_what_was_before_it() {
     let mut doubtful = saved;
     doubtful.unreadable = places().iter().map(|place| place.start + shape().journal_at(0)).collect();
     assert_eq!(doubtful.recover().err(), Some(RecoveryError::TableLost { page: 0 }));
+}
+
+/// Each repair was cut short by a crash, and its pages were lost: what the first one was made of is still all there.
+#[test]
+fn a_repair_that_is_lost_as_well_was_made_of_the_same_table() {
+    let mut spare = spare(&[remap(1), remap(3), Command::Save]);
+    let lost = shape().page_at(1, 0);
+    for repairs in 0..20 {
+        spare = spare.smash(5, lost);
+        let found = spare.recover().expect("the journal before the first one is whole");
+        assert_eq!((blocks(&found), found.generation, found.base), (vec![1, 3], 4 + repairs, 3));
+        let later = spare.clone().lives(found, &[]);
+        let newer = later.recover().expect("whole");
+        assert_eq!((newer.generation, newer.needs_repair), (5 + repairs, false));
+        // Some copies name the repair, the others what it was to replace.
+        let between = spare.with_copies(0..2, &later).smash(5, lost).recover().expect("as before");
+        assert_eq!((blocks(&between), between.generation, between.base), (vec![1, 3], 5 + repairs, 3));
+        spare = later;
+    }
+    let mut over = spare.clone();
+    let found = over.recover().expect("whole");
+    over = over.lives(found, &[remap(5)]).smash(5, lost);
+    assert_eq!(over.recover().err(), Some(RecoveryError::TableLost { page: 0 }));
+}
+
+/// Two checkpoints in a row with the same table, the second one cut short, and neither can be read.
+#[test]
+fn what_a_lost_table_was_made_of_may_be_lost_and_made_again_as_well() {
+    let once = spare(&[remap(1), remap(3), Command::Save]);
+    let found = once.recover().expect("whole");
+    let twice = once.clone().lives(found, &[Command::Save]);
+    let cut_short = once.with_copies(3..4, &twice);
+    assert_eq!(cut_short.recover().expect("whole").generation, 5);
+    let lost = cut_short.smash(5, shape().page_at(0, 0)).smash(5, shape().page_at(1, 0));
+    let found = lost.recover().expect("the journal before both is whole");
+    assert_eq!((blocks(&found), found.generation, found.base), (vec![1, 3], 5, 3));
+    let shorter = lost.smash(5, shape().journal_at(1));
+    assert_eq!(shorter.recover().err(), Some(RecoveryError::TableLost { page: 0 }));
 }
 
 #[test]

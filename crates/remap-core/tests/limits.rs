@@ -10,8 +10,8 @@ use remap_core::op::{DeviceId, Fault, Op, OpKind, Request, RequestId, RequestKin
 use remap_core::recovery::Recovered;
 use remap_core::units::{Block, Extent, Now, Sector, Slot};
 use remap_core::view::Placement;
-use remap_format::layout::{first_homes, first_spares, plan};
-use remap_format::{Cause, CopyRole, MainIdentity, Policy, SpareRecord, Superblock, SuperblockFlags};
+use remap_format::layout::plan;
+use remap_format::{Cause, MainIdentity, Policy, SpareRecord, Superblock};
 
 const SPARE: u64 = 16 << 20;
 /// More blocks than suspicions can wait.
@@ -20,27 +20,8 @@ const NOW: Now = Now { mono_ns: 0, unix_s: 1_700_000_000 };
 
 fn superblock(policy: Policy) -> Superblock {
     let shape = plan(&[SPARE], 4096).expect("16 MiB are enough");
-    Superblock {
-        role: CopyRole::Copy(0),
-        volume: [1; 16],
-        name: "limits".into(),
-        spare_index: 0,
-        spares: first_spares(&[([2; 16], SPARE)], &shape, 4096),
-        homes: first_homes(1),
-        block_shift: 12,
-        policy,
-        flags: SuperblockFlags::default(),
-        generation: 0,
-        area: 1,
-        entries: 0,
-        area_pages: shape.area_pages,
-        journal_pages: shape.journal_pages,
-        created: 0,
-        written: 0,
-        compat: 0,
-        ro_compat: 0,
-        main: MainIdentity { size: BLOCKS * 4096, logical_block: 512, ..Default::default() },
-    }
+    let main = MainIdentity { size: BLOCKS * 4096, logical_block: 512, ..Default::default() };
+    Superblock { policy, ..Superblock::new([1; 16], "limits", 4096, &shape, &[([2; 16], SPARE)], main) }
 }
 
 fn engine(policy: Policy) -> Engine {

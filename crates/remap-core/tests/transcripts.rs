@@ -18,10 +18,10 @@ use remap_core::engine::{Command, CommandId, Engine, EngineConfig, Event};
 use remap_core::op::{Buffer, DeviceId, Fault, Op, OpId, OpKind, Request, RequestId, RequestKind};
 use remap_core::recovery::{Recovered, shape_of};
 use remap_core::units::{Extent, Now, Sector};
-use remap_format::layout::{first_homes, first_spares, joining_spare, plan};
+use remap_format::layout::{joining_spare, plan};
 use remap_format::{
     Cause, CopyRole, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT, Policy, Record, RecordHeader,
-    SpareRecord, Superblock, SuperblockFlags,
+    Superblock, SuperblockFlags,
 };
 
 const SPARE_SIZE: u64 = 1 << 20;
@@ -83,38 +83,16 @@ impl Run {
         let given: Vec<_> = (0..number("spares", 1)).map(|n| ([2 + n as u8; 16], SPARE_SIZE)).collect();
         let shape = plan(&vec![SPARE_SIZE; given.len()], 4096).expect("1 MiB is enough");
         let slots = number("slots", SPARE_SIZE / 4096);
-        let superblock = Superblock {
-            role: CopyRole::Copy(0),
-            volume: [1; 16],
-            name: "transcript".into(),
-            spare_index: 0,
-            spares: first_spares(&given, &shape, 4096)
-                .into_iter()
-                .map(|spare| SpareRecord { slots, ..spare })
-                .collect(),
-            homes: first_homes(given.len()),
-            block_shift: 12,
-            policy: if value("policy") == Some("remap-only") {
-                Policy::RemapOnly
-            } else {
-                Policy::RewriteThenRemap
-            },
-            flags: SuperblockFlags::default(),
-            generation: 0,
-            area: 1,
-            entries: 0,
-            area_pages: shape.area_pages,
-            journal_pages: shape.journal_pages,
-            created: 0,
-            written: 0,
-            compat: 0,
-            ro_compat: 0,
-            main: MainIdentity {
-                size: number("blocks", 1024) * 4096,
-                logical_block: number("logical", 512) as u32,
-                ..Default::default()
-            },
+        let main = MainIdentity {
+            size: number("blocks", 1024) * 4096,
+            logical_block: number("logical", 512) as u32,
+            ..Default::default()
         };
+        let mut superblock = Superblock::new([1; 16], "transcript", 4096, &shape, &given, main);
+        superblock.spares.iter_mut().for_each(|spare| spare.slots = slots);
+        if value("policy") == Some("remap-only") {
+            superblock.policy = Policy::RemapOnly;
+        }
         let scattered = (0..number("scattered", 0)).map(|n| lost(&format!("{}", 500 + 2 * n)));
         let entries: Vec<Entry> = value("lost").map(lost).into_iter().chain(scattered).collect();
         let recovered = Recovered::fresh(superblock, &entries).expect("fresh");

@@ -5,12 +5,14 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+pub use self::raw::{RawHome, RawSpare, RawSuperblock};
 use crate::layout::{self, AREA_PAGES, CopyShape, JOURNAL_PAGES};
 use crate::page::{is_zero, seal};
-use crate::{COPIES, DecodeError, PAGE_SIZE, VERSION, checksum};
+use crate::{COPIES, DecodeError, PAGE_SIZE, VERSION, checksum, newer};
+
+mod raw;
 
 const MAGIC: [u8; 8] = *b"dm-remap";
 const SALT: [u8; 4] = *b"SUPR";
@@ -145,6 +147,9 @@ pub struct Superblock {
     pub flags: SuperblockFlags,
     /// Generation of the checkpoint this superblock names.
     pub generation: u64,
+    /// Generation that the table had before this checkpoint was made of it, and that has the same table: where this one cannot be
+    /// read, that one will do. Never newer than `generation`; one that no disk holds if the table was edited on the way.
+    pub base: u64,
     /// Which of the two checkpoint areas holds it: 0 or 1.
     pub area: u8,
     /// Entries in the checkpoint.
@@ -164,113 +169,6 @@ pub struct Superblock {
     /// The main device it belongs to.
     pub main: MainIdentity,
 }
-
-/// The bytes of a spare record.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-pub struct RawSpare {
-    /// UUID.
-    pub uuid: [u8; 16],
-    /// Bytes.
-    pub size: U64,
-    /// Slots.
-    pub slots: U64,
-    /// Pages reserved at each anchor.
-    pub reserve_pages: U32,
-    /// Anchors.
-    pub anchors: u8,
-    /// Zero.
-    pub reserved: [u8; 3],
-}
-
-/// The bytes of a copy's home.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-pub struct RawHome {
-    /// Spare.
-    pub spare: u8,
-    /// Anchor on it.
-    pub anchor: u8,
-}
-
-/// The bytes of a superblock.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-pub struct RawSuperblock {
-    /// "dm-remap".
-    pub magic: [u8; 8],
-    /// CRC32C of the page with this field zero, salted with "SUPR".
-    pub crc: U32,
-    /// Format version.
-    pub version: U16,
-    /// 1 copy, 2 label.
-    pub role: u8,
-    /// Copy number: defends against misdirected writes.
-    pub copy: u8,
-    /// Features that an older program may ignore.
-    pub compat: U64,
-    /// Features that an older program may ignore when it only reads.
-    pub ro_compat: U64,
-    /// Features without which the volume must not be opened.
-    pub incompat: U64,
-    /// Volume UUID.
-    pub volume: [u8; 16],
-    /// UUID of this spare: defends against mixed-up spares.
-    pub spare: [u8; 16],
-    /// Generation of the checkpoint.
-    pub generation: U64,
-    /// Entries in the checkpoint.
-    pub entries: U64,
-    /// Pages in a checkpoint area.
-    pub area_pages: U32,
-    /// Pages in the journal.
-    pub journal_pages: U32,
-    /// Flags.
-    pub flags: U32,
-    /// Number of this spare in the volume.
-    pub spare_index: u8,
-    /// Spares in the volume.
-    pub spare_count: u8,
-    /// Copies in the volume: 5.
-    pub copies: u8,
-    /// log2 of the block size in bytes.
-    pub block_shift: u8,
-    /// Active checkpoint area.
-    pub area: u8,
-    /// 0 rewrite-then-remap, 1 remap-only.
-    pub policy: u8,
-    /// Zero.
-    pub reserved: [u8; 6],
-    /// Seconds since 1970.
-    pub created: U64,
-    /// Seconds since 1970.
-    pub written: U64,
-    /// Main device: size in bytes.
-    pub main_size: U64,
-    /// Main device: logical block size in bytes.
-    pub main_logical_block: U32,
-    /// Zero.
-    pub reserved_2: [u8; 4],
-    /// Main device: WWN.
-    pub main_wwn: [u8; TEXT_LEN],
-    /// Main device: serial number.
-    pub main_serial: [u8; TEXT_LEN],
-    /// Main device: model.
-    pub main_model: [u8; TEXT_LEN],
-    /// Main device: UUID of what was on it.
-    pub main_content_uuid: [u8; TEXT_LEN],
-    /// Volume name.
-    pub name: [u8; TEXT_LEN],
-    /// The spares; unused ones, and those that left, zero.
-    pub spares: [RawSpare; MAX_SPARES],
-    /// Where the copies live.
-    pub homes: [RawHome; COPIES as usize],
-    /// Zero.
-    pub reserved_3: [u8; PAGE_SIZE - RAW_USED],
-}
-
-const RAW_USED: usize = 144 + 5 * TEXT_LEN + MAX_SPARES * size_of::<RawSpare>() + 2 * COPIES as usize;
-const _: () = assert!(size_of::<RawSuperblock>() == PAGE_SIZE);
 
 fn text(field: &str) -> [u8; TEXT_LEN] {
     let mut out = [0; TEXT_LEN];
@@ -320,6 +218,41 @@ impl MainIdentity {
 }
 
 impl Superblock {
+    /// That of a volume which has never been written, as copy 0 has it: `spares` are their UUIDs and sizes in bytes, `block_size` is a
+    /// power of two; generation 0 and an empty table, adopted at second 0, the policy that is the default.
+    #[must_use]
+    pub fn new(
+        volume: [u8; 16],
+        name: &str,
+        block_size: u32,
+        shape: &CopyShape,
+        spares: &[([u8; 16], u64)],
+        main: MainIdentity,
+    ) -> Self {
+        Self {
+            role: CopyRole::Copy(0),
+            volume,
+            name: Self::clip_text(name),
+            spare_index: 0,
+            spares: layout::first_spares(spares, shape, u64::from(block_size)),
+            homes: layout::first_homes(spares.len()),
+            block_shift: block_size.trailing_zeros() as u8,
+            policy: Policy::default(),
+            flags: SuperblockFlags::default(),
+            generation: 0,
+            base: 0,
+            area: 1,
+            entries: 0,
+            area_pages: shape.area_pages,
+            journal_pages: shape.journal_pages,
+            created: 0,
+            written: 0,
+            compat: 0,
+            ro_compat: 0,
+            main,
+        }
+    }
+
     /// Bytes in a block.
     #[must_use]
     pub fn block_size(&self) -> u32 {
@@ -406,6 +339,7 @@ impl Superblock {
             };
         }
         raw.homes = self.homes.map(|home| RawHome { spare: home.spare, anchor: home.anchor });
+        raw.base = self.base.into();
         out.copy_from_slice(raw.as_bytes());
         seal(out, CRC_AT, SALT);
     }
@@ -451,6 +385,7 @@ impl Superblock {
             policy: if raw.policy == 1 { Policy::RemapOnly } else { Policy::RewriteThenRemap },
             flags: SuperblockFlags(raw.flags.get()),
             generation: raw.generation.get(),
+            base: raw.base.get(),
             area: raw.area,
             entries: raw.entries.get(),
             area_pages: raw.area_pages.get(),
@@ -534,15 +469,17 @@ fn decode_homes(
 }
 
 fn check_fields(raw: &RawSuperblock) -> Result<(), DecodeError> {
-    let zero = is_zero(&raw.reserved) && is_zero(&raw.reserved_2) && is_zero(&raw.reserved_3);
+    let zero = is_zero(&raw.reserved)
+        && [&raw.reserved_2[..], &raw.reserved_3, &raw.reserved_4].into_iter().all(is_zero);
     let entries_fit = u64::from(raw.area_pages.get()) * crate::PAGE_ENTRIES as u64;
-    let checks: [(&'static str, u64, bool); 11] = [
+    let checks: [(&'static str, u64, bool); 12] = [
         ("reserved", 1, zero),
         ("copies", raw.copies.into(), raw.copies == COPIES),
         ("block_shift", raw.block_shift.into(), (9..=16).contains(&raw.block_shift)),
         ("area", raw.area.into(), raw.area <= 1),
         ("policy", raw.policy.into(), raw.policy <= 1),
         ("flags", raw.flags.get().into(), raw.flags.get() & !SuperblockFlags::KNOWN == 0),
+        ("base", raw.base.get(), !newer(raw.base.get(), raw.generation.get())),
         ("entries", raw.entries.get(), raw.entries.get() <= entries_fit),
         ("area_pages", raw.area_pages.get().into(), AREA_PAGES.contains(&raw.area_pages.get())),
         ("journal_pages", raw.journal_pages.get().into(), JOURNAL_PAGES.contains(&raw.journal_pages.get())),

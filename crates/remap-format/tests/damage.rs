@@ -3,7 +3,7 @@
 use remap_format::layout::CopyShape;
 use remap_format::{
     Cause, CheckpointPage, CopyHome, CopyRole, DecodeError, Entry, EntryFlags, EntryState, MainIdentity,
-    NO_SLOT, PageHeader, Policy, RawEntry, Record, RecordHeader, SpareRecord, Superblock, SuperblockFlags,
+    NO_SLOT, PageHeader, RawEntry, Record, RecordHeader, SpareRecord, Superblock,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -21,27 +21,19 @@ fn entry() -> Entry {
     }
 }
 
+const SHAPE: CopyShape = CopyShape { area_pages: 1, journal_pages: 8 };
+
 fn superblock() -> Superblock {
+    let main = MainIdentity { size: 1 << 30, logical_block: 512, ..MainIdentity::default() };
     Superblock {
         role: CopyRole::Copy(3),
-        volume: [7; 16],
-        name: "v".into(),
-        spare_index: 0,
-        spares: vec![SpareRecord { uuid: [9; 16], size: 1 << 20, slots: 256, anchors: 5, reserve_pages: 12 }],
-        homes: remap_format::layout::first_homes(1),
-        block_shift: 12,
-        policy: Policy::RewriteThenRemap,
-        flags: SuperblockFlags::default(),
         generation: 5,
+        base: 4,
         area: 0,
         entries: 1,
-        area_pages: 1,
-        journal_pages: 8,
         created: 1,
         written: 2,
-        compat: 0,
-        ro_compat: 0,
-        main: MainIdentity { size: 1 << 30, logical_block: 512, ..MainIdentity::default() },
+        ..Superblock::new([7; 16], "v", 4096, &SHAPE, &[([9; 16], 1 << 20)], main)
     }
 }
 

@@ -6,33 +6,25 @@ use remap_format::layout::{CopyShape, LayoutError, joining_spare, plan, spare_fi
 use remap_format::{
     Cause, CheckpointPage, CopyRole, DecodeError, Entry, EntryFlags, EntryState, MAX_RECORD_EDITS,
     MainIdentity, NO_BLOCK, NO_SLOT, PAGE_ENTRIES, PageHeader, Policy, RawPageHeader, RawRecordHeader,
-    RawSpare, RawSuperblock, Record, RecordHeader, SpareRecord, Superblock, SuperblockFlags,
+    RawSpare, RawSuperblock, Record, RecordHeader, SpareRecord, Superblock,
 };
 
 const SPARE: SpareRecord =
     SpareRecord { uuid: [9; 16], size: 1 << 20, slots: 256, anchors: 5, reserve_pages: 12 };
 
+const SHAPE: CopyShape = CopyShape { area_pages: 1, journal_pages: 8 };
+
 fn superblock() -> Superblock {
+    let main = MainIdentity { size: 1 << 30, logical_block: 512, ..MainIdentity::default() };
     Superblock {
         role: CopyRole::Copy(3),
-        volume: [7; 16],
-        name: "fields".into(),
-        spare_index: 0,
-        spares: vec![SPARE],
-        homes: remap_format::layout::first_homes(1),
-        block_shift: 12,
-        policy: Policy::RewriteThenRemap,
-        flags: SuperblockFlags::default(),
         generation: 5,
+        base: 4,
         area: 0,
         entries: 1,
-        area_pages: 1,
-        journal_pages: 8,
         created: 1,
         written: 2,
-        compat: 0,
-        ro_compat: 0,
-        main: MainIdentity { size: 1 << 30, logical_block: 512, ..MainIdentity::default() },
+        ..Superblock::new([7; 16], "fields", 4096, &SHAPE, &[(SPARE.uuid, SPARE.size)], main)
     }
 }
 
@@ -77,6 +69,7 @@ fn superblock_fields() {
         offset_of!(RawSuperblock, reserved),
         offset_of!(RawSuperblock, reserved_2) + 3,
         offset_of!(RawSuperblock, reserved_3),
+        offset_of!(RawSuperblock, reserved_4),
         4095,
     ] {
         assert_eq!(refused(&[(at, &[1])]), "reserved", "{at}");
@@ -87,12 +80,17 @@ fn superblock_fields() {
         (offset_of!(RawSuperblock, entries), 84, "", "entries"),
         (offset_of!(RawSuperblock, main_size), (1 << 63) - 1, "", "main_size"),
         (offset_of!(RawSuperblock, main_size), 511, "main_size", ""),
-        (offset_of!(RawSuperblock, generation), u64::MAX - 1, "", ""),
+        (offset_of!(RawSuperblock, base), 5, "", "base"),
     ];
     for (at, value, expected, next) in cases {
         assert_eq!(refused(&[(at, &value.to_le_bytes())]), expected, "{value} at {at}");
         assert_eq!(refused(&[(at, &(value + 1).to_le_bytes())]), next, "{value} + 1 at {at}");
     }
+    // Generations wrap: the largest is before 0.
+    let (generation, base) = (offset_of!(RawSuperblock, generation), offset_of!(RawSuperblock, base));
+    let after_wrap = [(generation, &3_u64.to_le_bytes()[..]), (base, &u64::MAX.to_le_bytes())];
+    assert_eq!(refused(&after_wrap), "");
+    assert_eq!(refused(&[(generation, &u64::MAX.to_le_bytes())]), "base", "4 is after it");
     let logical = offset_of!(RawSuperblock, main_logical_block);
     for (size, expected) in [(512_u32, ""), (4096, ""), (0, "!"), (256, "!"), (513, "!"), (8192, "!")] {
         let expected = if expected.is_empty() { "" } else { "main_logical_block" };

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 
-use remap_format::layout::{copy_places, first_homes, first_spares, plan};
+use remap_format::layout::{copy_places, plan};
 use remap_format::{
     Cause, CheckpointPage, CopyRole, Entry, EntryFlags, EntryState, MainIdentity, NO_BLOCK, NO_SLOT,
     PageHeader, Policy, RawEntry, RawPageHeader, RawRecordHeader, RawSpare, RawSuperblock, Record,
-    RecordHeader, Superblock, SuperblockFlags,
+    RecordHeader, Superblock,
 };
 
 /// Fields of a table: name, offset, size.
@@ -65,7 +65,7 @@ fn tables_agree_with_the_layouts() {
             fields!(RawSuperblock: magic, crc, version, role, copy, compat, ro_compat, incompat, volume, spare,
                 generation, entries, area_pages, journal_pages, flags, spare_index, spare_count, copies, block_shift,
                 area, policy, reserved, created, written, main_size, main_logical_block, reserved_2, main_wwn,
-                main_serial, main_model, main_content_uuid, name, spares, homes, reserved_3),
+                main_serial, main_model, main_content_uuid, name, spares, homes, reserved_3, base, reserved_4),
         ),
         ("spare_record", 40, fields!(RawSpare: uuid, size, slots, reserve_pages, anchors, reserved)),
         (
@@ -102,33 +102,23 @@ const SPARE_SIZE: u64 = 3 << 20;
 
 fn superblock() -> Superblock {
     let shape = plan(&[SPARE_SIZE], 4096).expect("3 MiB are enough");
+    let spares = [(*b"golden-spare--id", SPARE_SIZE)];
+    let main = MainIdentity {
+        size: 1 << 40,
+        logical_block: 512,
+        wwn: "0x5000c500a1b2c3d4".into(),
+        serial: "Z1F0ABCD".into(),
+        model: "ST3000DM001".into(),
+        content_uuid: String::new(),
+    };
     Superblock {
-        role: CopyRole::Copy(0),
-        volume: *b"golden-volume-id",
-        name: "golden \u{e9}".into(),
-        spare_index: 0,
-        spares: first_spares(&[(*b"golden-spare--id", SPARE_SIZE)], &shape, 4096),
-        homes: first_homes(1),
-        block_shift: 12,
         policy: Policy::RemapOnly,
-        flags: SuperblockFlags::default(),
         generation: u64::MAX,
-        area: 1,
+        base: u64::MAX - 2,
         entries: 3,
-        area_pages: shape.area_pages,
-        journal_pages: shape.journal_pages,
         created: 1_700_000_000,
         written: 1_700_000_001,
-        compat: 0,
-        ro_compat: 0,
-        main: MainIdentity {
-            size: 1 << 40,
-            logical_block: 512,
-            wwn: "0x5000c500a1b2c3d4".into(),
-            serial: "Z1F0ABCD".into(),
-            model: "ST3000DM001".into(),
-            content_uuid: String::new(),
-        },
+        ..Superblock::new(*b"golden-volume-id", "golden \u{e9}", 4096, &shape, &spares, main)
     }
 }
 

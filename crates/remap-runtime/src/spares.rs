@@ -12,15 +12,12 @@ use remap_core::recovery::{Recovered, RecoveryError, SpareReader, recover};
 use remap_core::units::{Extent, SECTOR_SIZE};
 use remap_format::layout::{self, LayoutError};
 use remap_format::{
-    Cause, CopyRole, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT, PAGE_SIZE, Policy, Superblock,
+    Cause, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT, PAGE_SIZE, Policy, Superblock,
     SuperblockFlags,
 };
 use remap_io::{AllocError, Buf, Device, Identity};
 
 use crate::clock::{Clock, unix_seconds};
-
-/// Generations that an edit of the whole table skips.
-const EDIT_DISTANCE: u64 = 16;
 
 /// What adopting needs to know.
 #[derive(Clone, Debug)]
@@ -298,26 +295,12 @@ fn prepare(
     let shape = layout::plan(&sizes, block_size)?;
     let time = unix_seconds();
     let records: Vec<_> = sizes.iter().map(|&size| (*uuid::Uuid::new_v4().as_bytes(), size)).collect();
+    let volume = *uuid::Uuid::new_v4().as_bytes();
     let superblock = Superblock {
-        role: CopyRole::Copy(0),
-        volume: *uuid::Uuid::new_v4().as_bytes(),
-        name: Superblock::clip_text(&options.name),
-        spare_index: 0,
-        spares: layout::first_spares(&records, &shape, block_size),
-        homes: layout::first_homes(records.len()),
-        block_shift: options.block_size.trailing_zeros() as u8,
         policy: options.policy,
-        flags: SuperblockFlags::default(),
-        generation: 0,
-        area: 1,
-        entries: 0,
-        area_pages: shape.area_pages,
-        journal_pages: shape.journal_pages,
         created: time,
         written: time,
-        compat: 0,
-        ro_compat: 0,
-        main: main_identity(main),
+        ..Superblock::new(volume, &options.name, options.block_size, &shape, &records, main_identity(main))
     };
     let entries =
         lost_entries(&options.lost, main.size(), options.block_size, time).map_err(AdoptError::Lost)?;
@@ -415,8 +398,7 @@ pub(crate) fn wipe(spare: &Device) -> Result<(), RewriteError> {
 /// # Errors
 /// [`RewriteError`]: the spares hold either the old state or the new one.
 pub fn rewrite(spares: &[Device], mut recovered: Recovered) -> Result<u64, RewriteError> {
-    // Far from the generation before: recovery takes near ones for the same table, and this one was edited.
-    recovered.generation = recovered.generation.wrapping_add(EDIT_DISTANCE);
+    recovered.mark_edited();
     write_copies(spares, recovered)
 }
 

@@ -349,6 +349,7 @@ impl Dump {
             policy: policy.with_context(|| format!("unknown policy '{}'", v.policy))?,
             flags: if v.released { SuperblockFlags::RELEASED } else { SuperblockFlags::default() },
             generation: v.generation,
+            base: v.generation,
             area: v.area,
             entries: 0,
             area_pages: v.area_pages,
@@ -377,37 +378,26 @@ mod tests {
     use super::*;
     use crate::map::pieces::tests::entry;
     use remap_core::pool::SparePool;
-    use remap_format::layout::{CopyShape, first_homes, first_spares};
+    use remap_format::layout::CopyShape;
 
     const SHAPE: CopyShape = CopyShape { area_pages: 3, journal_pages: 8 };
 
     fn superblock() -> Superblock {
+        let spares = [([1; 16], 4 << 20), ([2; 16], 4 << 20)];
+        let main = MainIdentity {
+            size: 1 << 30,
+            logical_block: 512,
+            wwn: "naa.5".into(),
+            content_uuid: "u-1".into(),
+            ..Default::default()
+        };
         Superblock {
-            role: CopyRole::Copy(0),
-            volume: [7; 16],
-            name: "probe".into(),
-            spare_index: 0,
-            spares: first_spares(&[([1; 16], 4 << 20), ([2; 16], 4 << 20)], &SHAPE, 4096),
-            homes: first_homes(2),
-            block_shift: 12,
             policy: Policy::RemapOnly,
             flags: SuperblockFlags::RELEASED,
             generation: u64::MAX - 1,
-            area: 1,
-            entries: 0,
-            area_pages: SHAPE.area_pages,
-            journal_pages: SHAPE.journal_pages,
             created: 1_700_000_000,
             written: 1_700_000_100,
-            compat: 0,
-            ro_compat: 0,
-            main: MainIdentity {
-                size: 1 << 30,
-                logical_block: 512,
-                wwn: "naa.5".into(),
-                content_uuid: "u-1".into(),
-                ..Default::default()
-            },
+            ..Superblock::new([7; 16], "probe", 4096, &SHAPE, &spares, main)
         }
     }
 

@@ -5,10 +5,10 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use remap_format::layout::{CopyShape, copy_places, first_homes, first_spares, search_places};
+use remap_format::layout::{CopyShape, copy_places, search_places};
 use remap_format::{
     COPIES, Cause, CheckpointPage, CopyRole, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT, PAGE_SIZE,
-    PageHeader, Policy, SpareRecord, Superblock, SuperblockFlags,
+    PageHeader, Policy, SpareRecord, Superblock,
 };
 
 use crate::world::{NEW, World};
@@ -124,26 +124,14 @@ const HUGE: u64 = 1 << 40;
 const SHAPE: CopyShape = CopyShape { area_pages: 1, journal_pages: 8 };
 
 fn huge_superblock() -> Superblock {
+    let main = MainIdentity { size: (1 << 63) - 512, logical_block: 512, ..MainIdentity::default() };
     Superblock {
-        role: CopyRole::Copy(0),
-        volume: [7; 16],
-        name: "huge".into(),
-        spare_index: 0,
-        spares: first_spares(&[([9; 16], HUGE)], &SHAPE, 512),
-        homes: first_homes(1),
-        block_shift: 9,
         policy: Policy::RemapOnly,
-        flags: SuperblockFlags::default(),
         generation: 5,
         area: 0,
-        entries: 0,
-        area_pages: SHAPE.area_pages,
-        journal_pages: SHAPE.journal_pages,
         created: 1_700_000_000,
         written: 1_700_000_000,
-        compat: 0,
-        ro_compat: 0,
-        main: MainIdentity { size: (1 << 63) - 512, logical_block: 512, ..MainIdentity::default() },
+        ..Superblock::new([7; 16], "huge", 512, &SHAPE, &[([9; 16], HUGE)], main)
     }
 }
 

@@ -8,8 +8,8 @@ use remap_core::engine::{Engine, EngineConfig};
 use remap_core::op::{Buffer, Fault, OpKind};
 use remap_core::recovery::{Recovered, SpareReader, recover};
 use remap_core::units::Now;
-use remap_format::layout::{first_homes, first_spares, kept_slots, plan};
-use remap_format::{CopyRole, Entry, MainIdentity, PAGE_SIZE, Policy, Superblock, SuperblockFlags};
+use remap_format::layout::{kept_slots, plan};
+use remap_format::{Entry, MainIdentity, PAGE_SIZE, Policy, Superblock};
 
 use super::yardstick;
 use crate::record::Figure;
@@ -84,26 +84,10 @@ pub(crate) fn figure(remaps: u64) -> anyhow::Result<Figure> {
 fn written(remaps: u64) -> anyhow::Result<Spare> {
     let size = remaps * SPARE_PER_REMAP;
     let shape = plan(&[size], BLOCK.into()).context("a spare")?;
+    let main = MainIdentity { size: BLOCKS * u64::from(BLOCK), logical_block: 512, ..Default::default() };
     let superblock = Superblock {
-        role: CopyRole::Copy(0),
-        volume: [1; 16],
-        name: "bench".into(),
-        spare_index: 0,
-        spares: first_spares(&[([2; 16], size)], &shape, BLOCK.into()),
-        homes: first_homes(1),
-        block_shift: BLOCK.trailing_zeros() as u8,
         policy: Policy::RemapOnly,
-        flags: SuperblockFlags::default(),
-        generation: 0,
-        area: 1,
-        entries: 0,
-        area_pages: shape.area_pages,
-        journal_pages: shape.journal_pages,
-        created: 0,
-        written: 0,
-        compat: 0,
-        ro_compat: 0,
-        main: MainIdentity { size: BLOCKS * u64::from(BLOCK), logical_block: 512, ..Default::default() },
+        ..Superblock::new([1; 16], "bench", BLOCK, &shape, &[([2; 16], size)], main)
     };
     let entries = placed(&superblock, remaps);
     let now = Now { mono_ns: 0, unix_s: 1_800_000_000 };

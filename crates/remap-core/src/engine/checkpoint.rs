@@ -210,7 +210,7 @@ impl Engine {
             *area = 1 - *area;
         }
         self.commit.fenced &= !written;
-        self.volume.generation = generation;
+        (self.volume.generation, self.volume.base) = (generation, self.commit.base);
         self.volume.entries = entries;
     }
 
@@ -333,7 +333,7 @@ impl Engine {
             labels.push((spare, memory::zeroes(LABEL_BYTES as usize)?));
         }
         let mut superblock = self.superblock()?;
-        superblock.generation = generation;
+        (superblock.generation, superblock.base) = (generation, self.commit.base);
         for (copy, mut bytes) in writes {
             superblock.role = CopyRole::Copy(copy);
             superblock.spare_index = self.commit.place(copy).spare;

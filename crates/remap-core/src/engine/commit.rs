@@ -20,7 +20,7 @@ use super::{Engine, MAX_JOBS, MIN_COPIES, Notice, RequestError};
 use crate::canary::Canary;
 use crate::memory::{self, NoMemory};
 use crate::op::{Buffer, DeviceId, Fault, OpKind};
-use crate::recovery::{Flaw, GIVEN_UP, Recovered, shape_of};
+use crate::recovery::{Flaw, Recovered, shape_of};
 use crate::units::{Extent, Sector};
 
 /// Set of devices: bit 0 the main device, bit n+1 spare n.
@@ -93,6 +93,9 @@ pub(super) struct Commit {
     /// Superblock pages of each copy (bit 0, bit 1) with the remains of one that must be erased before another is written there.
     pub(super) torn: [u8; COPIES as usize],
     generation: u64,
+    /// The generation of the same table that recovery can read: another one than `generation` until the first commit, if recovery
+    /// had to go back.
+    pub(super) base: u64,
     pub(super) checkpoint_generation: u64,
     position: u32,
     /// The checkpoint area in use in each copy; a checkpoint goes into the other one.
@@ -162,6 +165,7 @@ impl Commit {
             next_superblock,
             torn,
             generation: recovered.generation,
+            base: recovered.base,
             checkpoint_generation: superblock.generation,
             position: recovered.journal_position,
             areas,
@@ -195,7 +199,7 @@ impl Commit {
     /// The generation after the newest that may be on a disk.
     pub(super) fn next_generation(&self) -> u64 {
         // A batch that is given up may have left its record behind.
-        self.generation.wrapping_add(if self.batch.edits.is_empty() { 1 } else { GIVEN_UP })
+        self.generation.wrapping_add(if self.batch.edits.is_empty() { 1 } else { 2 })
     }
 
     pub(super) fn is_frozen(&self) -> bool {
@@ -546,6 +550,7 @@ impl Engine {
         }
         self.commit.plan_resync(self.now.mono_ns);
         self.commit.generation = self.commit.generation.wrapping_add(1);
+        self.commit.base = self.commit.generation;
         self.commit.position += Record::pages_for(self.commit.batch.edits.len()) as u32;
         self.commit.phase = Phase::Idle;
         self.counters.commits += 1;
@@ -586,6 +591,7 @@ impl Engine {
         self.commit.resync_at = None;
         self.commit.plan_resync(self.now.mono_ns);
         self.commit.generation = generation;
+        self.commit.base = generation;
         self.commit.checkpoint_generation = generation;
         self.commit.making = false;
         let nobodys = core::mem::take(&mut self.commit.leaving);

@@ -18,7 +18,8 @@ pub(super) fn check(
     election: &Election,
 ) -> Result<(), RecoveryError> {
     let same = |a: &Superblock, b: &Superblock| {
-        a.block_shift == b.block_shift && a.spares == b.spares && a.homes == b.homes && a.main == b.main
+        let shape = |s: &Superblock| (s.base, s.block_shift, s.homes);
+        shape(a) == shape(b) && a.spares == b.spares && a.main == b.main
     };
     let of_member = |(superblock, member)| -> Option<&Superblock> {
         let superblock: &Option<Superblock> = superblock;
@@ -39,36 +40,17 @@ pub(super) fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use remap_format::{CopyRole, MainIdentity, Policy, SpareRecord, SuperblockFlags};
-    use std::vec;
+    use remap_format::MainIdentity;
+    use remap_format::layout::CopyShape;
 
     fn superblock() -> Superblock {
+        let shape = CopyShape { area_pages: 1, journal_pages: 8 };
+        let main = MainIdentity { size: 1 << 30, logical_block: 512, ..MainIdentity::default() };
         Superblock {
-            role: CopyRole::Copy(0),
-            volume: [7; 16],
-            name: "v".into(),
-            spare_index: 0,
-            spares: vec![SpareRecord {
-                uuid: [9; 16],
-                size: 1 << 20,
-                slots: 256,
-                anchors: 5,
-                reserve_pages: 12,
-            }],
-            homes: remap_format::layout::first_homes(1),
-            block_shift: 12,
-            policy: Policy::RewriteThenRemap,
-            flags: SuperblockFlags::default(),
             generation: 5,
             area: 0,
             entries: 1,
-            area_pages: 1,
-            journal_pages: 8,
-            created: 1,
-            written: 2,
-            compat: 0,
-            ro_compat: 0,
-            main: MainIdentity { size: 1 << 30, logical_block: 512, ..MainIdentity::default() },
+            ..Superblock::new([7; 16], "v", 4096, &shape, &[([9; 16], 1 << 20)], main)
         }
     }
 

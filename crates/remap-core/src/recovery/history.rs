@@ -10,7 +10,7 @@
 
 use alloc::vec::Vec;
 
-use remap_format::{COPIES, Entry};
+use remap_format::{COPIES, Entry, newer};
 
 use super::replay::{Session, Walk};
 use super::{Recovered, RecoveryError, SpareReader, copy_of, if_readable, recover_from, watch};
@@ -19,8 +19,6 @@ use crate::table::TableCounts;
 
 /// Checkpoints that the superblock pages of all copies can name.
 const MAX_CHECKPOINTS: usize = 2 * COPIES as usize;
-/// A record that was given up is this far from the checkpoint that took its place, see [`super::GIVEN_UP`].
-const BEHIND_GIVEN_UP: u64 = super::GIVEN_UP - 1;
 
 /// A table of the past (or the one now).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,13 +52,14 @@ pub fn generations(reader: &mut dyn SpareReader, sizes: &[u64]) -> Result<Vec<Ge
 
 fn list(reader: &mut dyn SpareReader, current: &Recovered) -> Result<Vec<Generation>, RecoveryError> {
     let mut found: Vec<Generation> = Vec::new();
-    each_checkpoint(reader, current, |session, next| {
+    each_checkpoint(reader, current, |session, base| {
         let mut chain = Vec::new();
         read_chain(session, |generation| {
             memory::try_push(&mut chain, generation)?;
             Ok(true)
         })?;
-        drop_given_up(&mut chain, next);
+        // A record that was given up for the checkpoint that follows never counted.
+        chain.retain(|here| base.is_none_or(|base| !newer(here.generation, base)));
         for generation in chain.into_iter().rev() {
             memory::try_push(&mut found, generation)?;
         }
@@ -105,27 +104,27 @@ pub fn recover_at(
     })
 }
 
-/// Calls `job` with each checkpoint that superblocks still name, newest first, and with the generation of the one that took its
-/// place; until it says `false`.
+/// Calls `job` with each checkpoint that superblocks still name, newest first, and with the generation of which the one that took
+/// its place was made; until it says `false`.
 fn each_checkpoint(
     reader: &mut dyn SpareReader,
     current: &Recovered,
     mut job: impl FnMut(Session<'_>, Option<u64>) -> Result<bool, RecoveryError>,
 ) -> Result<(), RecoveryError> {
-    let mut next = None;
+    let (mut limit, mut base) = (None, None);
     for _ in 0..MAX_CHECKPOINTS {
         let (devices, newest) = (memory::copy(&current.devices)?, copy_of(&current.superblock)?);
         // Nothing older is whole, or what there is contradicts itself: history ends here.
-        let Some(session) = if_readable(Session::begin(reader, devices, newest, next))? else { break };
+        let Some(session) = if_readable(Session::begin(reader, devices, newest, limit))? else { break };
         // Slots are counted from the spares: with others the same number is another place.
         if session.superblock().spares != current.superblock.spares {
             break;
         }
-        let here = session.generation();
-        if !job(session, next)? {
+        let (here, made_of) = (session.generation(), session.superblock().base);
+        if !job(session, base)? {
             break;
         }
-        next = Some(here);
+        (limit, base) = (Some(here), Some(made_of));
     }
     Ok(())
 }
@@ -158,16 +157,6 @@ fn read_chain<'r>(
         let Some(record) = if_readable(session.step(&mut walk))?.flatten() else { return Ok(None) };
         edits = Some(u32::try_from(record.edits.len()).unwrap_or(u32::MAX));
         time = record.edits.iter().map(|e| e.time).max().unwrap_or(time);
-    }
-}
-
-/// A record that was given up for the checkpoint that follows never counted.
-fn drop_given_up(chain: &mut Vec<Generation>, next: Option<u64>) {
-    let given_up = chain.last().is_some_and(|last| {
-        last.edits.is_some() && next.is_some_and(|n| n.wrapping_sub(last.generation) == BEHIND_GIVEN_UP)
-    });
-    if given_up {
-        chain.pop();
     }
 }
 

@@ -224,6 +224,23 @@ impl<'r> Session<'r> {
         self.finish(walk)
     }
 
+    /// Applies the journal up to this generation; `None`: it does not lead there.
+    pub(super) fn replay_to(
+        mut self,
+        table: Table,
+        pool: SparePool,
+        generation: u64,
+    ) -> Result<Option<Recovered>, RecoveryError> {
+        let mut walk = self.walk(table, pool);
+        while walk.generation() != generation {
+            if self.step(&mut walk)?.is_none() {
+                return Ok(None);
+            }
+        }
+        self.refuse_newer()?;
+        self.finish(walk).map(Some)
+    }
+
     /// Stands at the checkpoint, before the first record.
     pub(super) fn walk(&self, table: Table, pool: SparePool) -> Walk {
         let generation = self.superblock.generation;
@@ -265,6 +282,7 @@ impl<'r> Session<'r> {
             table: state.table,
             pool: state.pool,
             generation,
+            base: generation,
             journal_position: state.position,
             copies: self.copies,
             strays: Vec::new(),

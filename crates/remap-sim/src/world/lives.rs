@@ -8,7 +8,7 @@ use remap_core::engine::{Command, Engine, EngineConfig};
 use remap_core::op::{Fault, RequestKind};
 use remap_core::recovery::{Recovered, RecoveryError, SpareReader, recover};
 use remap_core::units::{Extent, Sector};
-use remap_format::{COPIES, CopyRole, Entry, MainIdentity, SpareRecord, Superblock, SuperblockFlags, layout};
+use remap_format::{COPIES, Entry, MainIdentity, SpareRecord, Superblock};
 
 use super::flushes::{Debt, Failures};
 use super::{Life, STEPS_TO_REST, World};
@@ -76,31 +76,18 @@ pub(super) fn describe(scenario: &Scenario, attempt: u64) -> Superblock {
     let shape = scenario.shape().expect("scenarios have spares that are large enough");
     let uuid = |n: u64| (u128::from(scenario.seed) << 64 | u128::from(attempt << 8 | n)).to_be_bytes();
     let spares: Vec<_> = (1u64..).zip(&scenario.spares).map(|(n, &size)| (uuid(n), size)).collect();
+    let main = MainIdentity {
+        size: scenario.main_sectors * 512,
+        logical_block: scenario.logical_block,
+        ..MainIdentity::default()
+    };
     Superblock {
-        role: CopyRole::Copy(0),
-        volume: uuid(0),
-        name: "simulated".into(),
-        spare_index: 0,
-        spares: layout::first_spares(&spares, &shape, 1 << scenario.block_shift),
-        homes: layout::first_homes(spares.len()),
-        block_shift: scenario.block_shift,
         policy: scenario.policy,
-        flags: SuperblockFlags::default(),
         // A wrap of the generation is in reach of some seeds.
         generation: if scenario.seed.is_multiple_of(4) { u64::MAX - scenario.seed % 64 } else { 0 },
-        area: 1,
-        entries: 0,
-        area_pages: shape.area_pages,
-        journal_pages: shape.journal_pages,
         created: super::START_UNIX_S,
         written: super::START_UNIX_S,
-        compat: 0,
-        ro_compat: 0,
-        main: MainIdentity {
-            size: scenario.main_sectors * 512,
-            logical_block: scenario.logical_block,
-            ..MainIdentity::default()
-        },
+        ..Superblock::new(uuid(0), "simulated", 1 << scenario.block_shift, &shape, &spares, main)
     }
 }
 

@@ -9,7 +9,6 @@ use remap_core::table::Table;
 use remap_core::units::{Block, Extent, Sector};
 use remap_format::{EntryState, SuperblockFlags};
 
-use super::staged::EDIT_DISTANCE;
 use super::{Life, World};
 use crate::coverage::Kind;
 use crate::stamp::{self, SECTOR};
@@ -182,8 +181,7 @@ impl World {
         let whole = self.spared.is_none() && !self.silent_damage;
         if self.adopted && self.scenario.faults.maintenance && whole && self.luck.chance(1, 6) {
             self.restoring = true;
-            recovered.generation = recovered.generation.wrapping_add(EDIT_DISTANCE);
-            recovered.needs_repair = true;
+            recovered.mark_edited();
             self.meet(Kind::Restored);
         }
     }

@@ -280,8 +280,7 @@ impl World {
             }
         }
         self.tick += 1;
-        recovered.generation = recovered.generation.wrapping_add(EDIT_DISTANCE);
-        recovered.needs_repair = true;
+        recovered.mark_edited();
         self.start(recovered, &order)
     }
 
@@ -293,6 +292,3 @@ impl World {
         self.pump()
     }
 }
-
-/// Generations that an edit of the whole table skips, as the runtime does it.
-pub(super) const EDIT_DISTANCE: u64 = 16;
