@@ -2,6 +2,7 @@
 //!
 //! Invariant: a lane that fails does not keep the next ones from running, and the last line counts everything.
 
+use std::cell::RefCell;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -96,6 +97,8 @@ struct Stage<'a> {
     packages: Vec<layers::Package>,
     nextest: bool,
     skips: PathBuf,
+    /// The end of what the last child that failed had printed.
+    last: RefCell<Vec<String>>,
 }
 
 /// Prints the lanes.
@@ -121,9 +124,10 @@ pub(crate) fn run(root: &Path, only: &[String]) -> Result<bool> {
         packages: layers::packages(root)?,
         nextest: nextest.is_ok_and(|output| output.status.success()),
         skips,
+        last: RefCell::default(),
     };
     let begin = Instant::now();
-    let mut rows = Vec::new();
+    let (mut rows, mut failures) = (Vec::new(), Vec::new());
     for lane in LANES.iter().filter(|lane| only.is_empty() || only.iter().any(|name| name == lane.name)) {
         println!("\n==== {}: {}", lane.name, lane.about);
         let start = Instant::now();
@@ -132,11 +136,17 @@ pub(crate) fn run(root: &Path, only: &[String]) -> Result<bool> {
             note: format!("{error:#}"),
             tally: Tally::default(),
         });
+        if !verdict.good {
+            failures.push((lane.name, stage.last.take()));
+        }
         rows.push((lane.name, verdict, start.elapsed()));
     }
     let skipped = fs::read_to_string(&stage.skips).unwrap_or_default();
     // A leftover in the temporary folder hurts nobody.
     let _ = fs::remove_file(&stage.skips);
+    for (name, last) in failures {
+        println!("\n==== {name} FAILED; the end of what it printed, once more\n{}", last.concat());
+    }
     Ok(report(&rows, &skipped, begin.elapsed(), &stage))
 }
 
@@ -187,6 +197,9 @@ impl Stage<'_> {
         command.envs(set.iter().copied()).env(SKIPS, &self.skips);
         let outcome = run::run(command)?;
         let note = if outcome.good { String::new() } else { format!("cargo {}: {}", args[0], outcome.end) };
+        if !outcome.good {
+            self.last.replace(outcome.last.into());
+        }
         Ok(Verdict { good: outcome.good, note, tally: outcome.tally })
     }
 
@@ -280,7 +293,12 @@ fn models(stage: &Stage<'_>) -> Result<Verdict> {
     for checker in ["loom", "shuttle"] {
         let (flags, target) = (format!("--cfg {checker}"), stage.root.join("target").join(checker));
         let build = ["test", "--release", "--locked", "--lib", "-p", "remap-core", "-p", "remap-runtime"];
-        let set = [("RUSTFLAGS", flags.as_str()), ("CARGO_TARGET_DIR", &target.to_string_lossy())];
+        // Models that must fail do so on every run: nobody wants their backtraces.
+        let set = [
+            ("RUSTFLAGS", flags.as_str()),
+            ("CARGO_TARGET_DIR", &target.to_string_lossy()),
+            ("RUST_BACKTRACE", "0"),
+        ];
         let verdict =
             stage.cargo_with(15, &[&build[..], &["models::", "--", "--nocapture"]].concat(), &set)?;
         whole.good &= verdict.good;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: no child runs longer than its limit; `timeout` ends its whole process group.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,6 +14,9 @@ use anyhow::{Context, Result};
 
 use crate::tally::{Reader, Tally};
 
+/// Lines of a child's output that are kept.
+const KEPT: usize = 80;
+
 /// What became of a child.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -22,6 +26,15 @@ pub(crate) struct Outcome {
     pub(crate) end: String,
     /// Tests that it said to have run.
     pub(crate) tally: Tally,
+    /// The last lines that it printed.
+    pub(crate) last: VecDeque<String>,
+}
+
+/// What is made of the output on its way.
+#[derive(Default)]
+struct Seen {
+    reader: Reader,
+    last: VecDeque<String>,
 }
 
 /// A command line that ends after `limit`, with `root` as its directory.
@@ -42,27 +55,33 @@ pub(crate) fn run(mut command: Command) -> Result<Outcome> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("{command:?} does not start; is coreutils' `timeout` installed?"))?;
-    let reader = Mutex::new(Reader::default());
+    let seen = Mutex::new(Seen::default());
     let out = child.stdout.take();
     let err = child.stderr.take();
     thread::scope(|scope| {
-        scope.spawn(|| out.map(|pipe| pass_on(pipe, std::io::stdout(), &reader)));
-        scope.spawn(|| err.map(|pipe| pass_on(pipe, std::io::stderr(), &reader)));
+        scope.spawn(|| out.map(|pipe| pass_on(pipe, std::io::stdout(), &seen)));
+        scope.spawn(|| err.map(|pipe| pass_on(pipe, std::io::stderr(), &seen)));
     });
     let status = child.wait().context("waiting for a child")?;
     let end = match status.code() {
         Some(124 | 137) => "ran out of time".to_owned(),
         _ => status.to_string(),
     };
-    Ok(Outcome { good: status.success(), end, tally: reader.into_inner().unwrap_or_default().tally() })
+    let Seen { reader, last } = seen.into_inner().unwrap_or_default();
+    Ok(Outcome { good: status.success(), end, tally: reader.tally(), last })
 }
 
-fn pass_on(from: impl Read, mut to: impl Write, reader: &Mutex<Reader>) {
+fn pass_on(from: impl Read, mut to: impl Write, seen: &Mutex<Seen>) {
     let mut lines = BufReader::new(from);
     let mut line = Vec::new();
     while matches!(lines.read_until(b'\n', &mut line), Ok(1..)) {
-        if let Ok(mut reader) = reader.lock() {
-            reader.line(&String::from_utf8_lossy(&line));
+        if let Ok(mut seen) = seen.lock() {
+            let line = String::from_utf8_lossy(&line);
+            seen.reader.line(&line);
+            if seen.last.len() == KEPT {
+                seen.last.pop_front();
+            }
+            seen.last.push_back(line.into_owned());
         }
         // A closed terminal is no reason to stop the tests.
         let _ = to.write_all(&line).and_then(|()| to.flush());
