@@ -245,7 +245,7 @@ impl Run<'_> {
                 scope.spawn(move || {
                     while !over.load(Ordering::Acquire) {
                         // After the cut the kernel has no device any more.
-                        if let (Err(error), false) = (writer.step(root), over.load(Ordering::Acquire)) {
+                        if let (Err(error), false) = (writer.step(root, over), over.load(Ordering::Acquire)) {
                             let text = format!("a program on the file system saw an error: {error}");
                             seen.lock().unwrap_or_else(PoisonError::into_inner).push(text);
                             return;

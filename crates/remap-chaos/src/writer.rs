@@ -1,11 +1,14 @@
 //! A writer of files: overwrites in place, appends, replaces by rename, makes and removes; fsync makes it durable.
 //!
-//! Invariant: the model knows of a change before the file system does, and of its durability only after fsync returned.
+//! Invariant: the model knows of a change before the file system does, and of its durability only after fsync returned, before the
+//! server below was killed. (What it says afterwards proves nothing: a flush that nbdfuse refuses with EINVAL, because its connection is
+//! dead, counts as done for the loop device.)
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use remap_sim::rng::Rng;
 
@@ -59,21 +62,21 @@ impl Writer {
         })
     }
 
-    /// Does something.
-    pub(crate) fn step(&mut self, root: &Path) -> io::Result<()> {
+    /// Does something; `over` is set before the server is killed for good.
+    pub(crate) fn step(&mut self, root: &Path, over: &AtomicBool) -> io::Result<()> {
         let at = root.join(&self.folder);
         self.version += 1;
         self.writes += 1;
         match self.rng.below(10) {
-            0..=2 => self.overwrite(&at),
-            3..=5 => self.grow(&at),
-            6 | 7 => self.replace(&at),
-            8 => self.make(&at),
-            _ => self.remove(&at),
+            0..=2 => self.overwrite(&at, over),
+            3..=5 => self.grow(&at, over),
+            6 | 7 => self.replace(&at, over),
+            8 => self.make(&at, over),
+            _ => self.remove(&at, over),
         }
     }
 
-    fn overwrite(&mut self, at: &Path) -> io::Result<()> {
+    fn overwrite(&mut self, at: &Path, over: &AtomicBool) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(at.join("pages"))?;
         for _ in 0..=self.rng.below(4) {
             let first = self.rng.index(PAGES);
@@ -83,7 +86,7 @@ impl Writer {
             file.write_all_at(&bytes, first as u64 * SECTOR)?;
         }
         if self.rng.chance(2, 3) {
-            file.sync_data()?;
+            proven(file.sync_data(), over)?;
             self.flushes += 1;
             self.pages.synced();
         }
@@ -94,13 +97,13 @@ impl Writer {
         format!("growing-{}", self.growing.version())
     }
 
-    fn grow(&mut self, at: &Path) -> io::Result<()> {
+    fn grow(&mut self, at: &Path, over: &AtomicBool) -> io::Result<()> {
         if self.growing.written() >= GROWN {
             let old = at.join(self.growing());
             let next = Growing::empty(self.growing.file(), self.version);
             let file = File::create_new(at.join(format!("growing-{}", next.version())))?;
-            file.sync_all()?;
-            File::open(at)?.sync_all()?;
+            proven(file.sync_all(), over)?;
+            proven(File::open(at)?.sync_all(), over)?;
             self.flushes += 2;
             self.growing = next;
             return fs::remove_file(old);
@@ -111,7 +114,7 @@ impl Writer {
         self.growing.begin(count);
         file.write_all(&contents(self.growing.file(), first, count, self.growing.version()))?;
         if self.rng.chance(2, 3) {
-            file.sync_data()?;
+            proven(file.sync_data(), over)?;
             self.flushes += 1;
             self.growing.synced();
         }
@@ -124,21 +127,21 @@ impl Writer {
     }
 
     /// A whole version beside it, synced, then renamed over it.
-    fn replace(&mut self, at: &Path) -> io::Result<()> {
+    fn replace(&mut self, at: &Path, over: &AtomicBool) -> io::Result<()> {
         let (index, name) = self.pick();
         let file = &mut self.files[index];
         let beside = at.join("beside");
         let mut out = File::create(&beside)?;
         out.write_all(&contents(file.file(), 0, length(self.version), self.version))?;
-        out.sync_all()?;
+        proven(out.sync_all(), over)?;
         file.begin(State::Whole(self.version));
         fs::rename(beside, at.join(name))?;
         self.flushes += 1;
-        self.settle(at, index)
+        self.settle(at, over, index)
     }
 
     /// Written straight to a file that is not there yet.
-    fn make(&mut self, at: &Path) -> io::Result<()> {
+    fn make(&mut self, at: &Path, over: &AtomicBool) -> io::Result<()> {
         let (index, name) = self.pick();
         let file = &mut self.files[index];
         if file.newest() != State::Absent {
@@ -149,12 +152,12 @@ impl Writer {
         let mut out = File::create_new(at.join(name))?;
         out.write_all(&bytes)?;
         file.begin(State::Whole(self.version));
-        out.sync_all()?;
+        proven(out.sync_all(), over)?;
         self.flushes += 1;
-        self.settle(at, index)
+        self.settle(at, over, index)
     }
 
-    fn remove(&mut self, at: &Path) -> io::Result<()> {
+    fn remove(&mut self, at: &Path, over: &AtomicBool) -> io::Result<()> {
         let (index, name) = self.pick();
         let file = &mut self.files[index];
         if file.newest() == State::Absent {
@@ -162,13 +165,13 @@ impl Writer {
         }
         file.begin(State::Absent);
         fs::remove_file(at.join(name))?;
-        self.settle(at, index)
+        self.settle(at, over, index)
     }
 
     /// Mostly makes a new state of a file durable.
-    fn settle(&mut self, at: &Path, index: usize) -> io::Result<()> {
+    fn settle(&mut self, at: &Path, over: &AtomicBool, index: usize) -> io::Result<()> {
         if self.rng.chance(3, 4) {
-            File::open(at)?.sync_all()?;
+            proven(File::open(at)?.sync_all(), over)?;
             self.flushes += 1;
             self.files[index].synced();
         }
@@ -213,4 +216,13 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// What fsync said, if the server still lived then.
+fn proven(synced: io::Result<()>, over: &AtomicBool) -> io::Result<()> {
+    synced?;
+    if over.load(Ordering::Acquire) {
+        return Err(io::Error::other("the server was killed meanwhile"));
+    }
+    Ok(())
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use remap_core::op::Fault;
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::drill::{Cache, Drill};
@@ -44,6 +45,17 @@ struct Shared {
     failed_flushes: FailedFlushes,
     /// Bits of [`ZeroMethod`] that the device refused once.
     refused_zeroing: AtomicU8,
+}
+
+impl Drop for Shared {
+    /// A ring that has ended holds its files for a while: whoever opens the file next need not wait for that. No operation is under
+    /// way any more, for each has a handle.
+    fn drop(&mut self) {
+        if !self.block {
+            // Whatever is said, closing it gives the lock back.
+            let _ = flock(&self.fd, FlockOperation::Unlock);
+        }
+    }
 }
 
 /// Ways to have zeroes without sending them.

@@ -157,7 +157,7 @@ pub(crate) struct Opened {
 
 /// How long a device may stay in use before that is believed. A ring lives on for a moment after its process has ended,
 /// and its files with it: who starts anew right after a crash must not be told that the dead process still runs.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Opens it; waits up to [`PATIENCE`] for one that is in use.
 pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Opened, OpenError> {
