@@ -32,6 +32,7 @@ struct Shared {
     path: PathBuf,
     fd: OwnedFd,
     block: bool,
+    in_memory: bool,
     /// First byte of the slice.
     base: u64,
     /// Bytes of the slice.
@@ -102,6 +103,7 @@ impl Device {
         let device = Self {
             shared: Arc::new(Shared {
                 path: path.to_path_buf(),
+                in_memory: opened.node.is_none() && lies_in_memory(&opened.fd),
                 fd: opened.fd,
                 block: opened.node.is_some(),
                 base: opened.base,
@@ -237,6 +239,11 @@ impl Device {
         self.shared.fd.as_fd()
     }
 
+    /// Is it a file that lies in memory, so that a transfer is a copy and nothing is waited for?
+    pub(crate) fn is_in_memory(&self) -> bool {
+        self.shared.in_memory
+    }
+
     pub(crate) fn drills(&self) -> &[Arc<Drill>] {
         self.drills.as_deref().unwrap_or_default()
     }
@@ -326,6 +333,11 @@ impl Device {
     pub(crate) fn refused_zeroing(&self, method: ZeroMethod) {
         self.shared.refused_zeroing.fetch_or(flag(method), Ordering::Relaxed);
     }
+}
+
+/// On tmpfs (`TMPFS_MAGIC` of `linux/magic.h`).
+fn lies_in_memory(fd: &OwnedFd) -> bool {
+    rustix::fs::fstatfs(fd).is_ok_and(|fs| fs.f_type == 0x0102_1994)
 }
 
 fn flag(method: ZeroMethod) -> u8 {

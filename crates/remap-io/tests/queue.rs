@@ -12,15 +12,16 @@ use std::time::Duration;
 
 use remap_core::op::Fault;
 use remap_io::{Audience, Buf, Device, Direct, Drill, IoKind, IoQueue, OpenOptions, Wake, Watch};
-use support::{PATIENT, backends, file, filled, op, read, run, wait_one};
+use support::{PATIENT, backends, file, filled, op, places, read, run, wait_one};
 
 const WRITE: IoKind = IoKind::Write { fua: false };
 
 #[test]
 fn many_operations_are_each_answered_once() {
     for backend in backends() {
-        for direct in [Direct::Auto, Direct::Never] {
-            let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let each_way = |place| [Direct::Auto, Direct::Never].map(|direct| (place, direct));
+        for (place, direct) in places().into_iter().flat_map(each_way) {
+            let folder = tempfile::tempdir_in(place).unwrap();
             let (path, device) = file(folder.path(), 1 << 20, direct);
             let mut queue = IoQueue::open(backend, 4).unwrap();
             assert_eq!(queue.backend(), backend);

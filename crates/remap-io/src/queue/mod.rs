@@ -3,6 +3,7 @@
 //! Invariant: every entry is in exactly one [`Place`]; a tag is answered when its entry ends or becomes a zombie, and an
 //! entry (with the memory that the kernel may write to) is only dropped when the kernel does not have it.
 
+mod blocking;
 mod cached;
 mod entry;
 mod op;

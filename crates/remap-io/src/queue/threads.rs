@@ -3,23 +3,21 @@
 //! Invariant: a job owns what it touches (device, memory), so a thread stuck in the kernel can outlive the queue; a job
 //! is either in `jobs`, or run by exactly one thread, or answered in `results`.
 
-#![allow(unsafe_code)]
-
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::Errno;
 
 use super::Finished;
-use super::entry::{Act, Call, Entry};
+use super::blocking;
+use super::entry::{Call, Entry};
 use super::op::Watch;
 use super::wake::Wake;
-use crate::device::widen;
-use crate::{BufSlice, Device, ioctl};
+use crate::{BufSlice, Device};
 
 /// Most threads of a queue that are not stuck.
 const THREADS_MAX: u32 = 16;
@@ -173,7 +171,7 @@ fn work(shared: &Shared) {
             let slot = job.slot;
             state.running.push(slot);
             drop(state);
-            let result = run(&job);
+            let result = blocking::perform(&job.device, job.memory.as_ref(), &job.call);
             // Gone before the result is seen, so that the buffer is unique when its owner hears of it.
             drop(job);
             state = shared.state();
@@ -205,41 +203,4 @@ impl State {
         self.threads -= 1;
         true
     }
-}
-
-/// One system call.
-fn run(job: &Job) -> Result<u64, Errno> {
-    let (fd, call) = (job.device.fd(), &job.call);
-    let len = usize::try_from(call.len).unwrap_or(usize::MAX);
-    match call.act {
-        Act::Read => {
-            let (start, len) = memory_of(job, len)?;
-            // SAFETY: the memory is inside the job's slice, which keeps it alive, and initialised. Nobody holds another
-            // reference to it: `Buf` gives none while a slice exists, and slices of operations that read do not overlap
-            // (a condition of `Buf::slice`).
-            let bytes = unsafe { std::slice::from_raw_parts_mut(start, len) };
-            rustix::io::pread(fd, bytes, call.offset).map(widen)
-        }
-        Act::Write { durable } | Act::WriteZeroBytes { durable } => {
-            let (start, len) = memory_of(job, len)?;
-            // SAFETY: as above, and it is only read.
-            let bytes = unsafe { std::slice::from_raw_parts(start, len) };
-            let flags = if durable { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
-            rustix::io::pwritev2(fd, &[IoSlice::new(bytes)], call.offset, flags).map(widen)
-        }
-        Act::Fallocate(mode) => rustix::fs::fallocate(fd, mode, call.offset, call.len).map(|()| 0),
-        Act::Discard => ioctl::discard(fd, call.offset, call.len).map(|()| 0),
-        Act::Sync => rustix::fs::fdatasync(fd).map(|()| 0),
-    }
-}
-
-/// Start and length of the memory of a transfer, inside the job's slice.
-fn memory_of(job: &Job, len: usize) -> Result<(*mut u8, usize), Errno> {
-    let memory = job.memory.as_ref().ok_or(Errno::INVAL)?;
-    let at = job.call.memory_offset;
-    if at.checked_add(len).is_none_or(|end| end > memory.len()) {
-        return Err(Errno::INVAL);
-    }
-    // SAFETY: `at` is at most the slice's length.
-    Ok((unsafe { memory.as_ptr().add(at) }, len))
 }

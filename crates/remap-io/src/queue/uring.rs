@@ -14,14 +14,16 @@ use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, opcode, squeue};
 use rustix::io::Errno;
 
-use super::Finished;
 use super::entry::{Act, Call, Entry};
 use super::op::{POLL_IN, POLL_OUT, Watch};
 use super::threads::Threads;
+use super::{Finished, blocking};
 use crate::BufSlice;
 
 /// `RWF_DSYNC`.
 const DURABLE: i32 = 2;
+/// Transfers to and from a file in memory are copied at once up to this size: larger ones are better spread over threads.
+const SHORT_BYTES: u64 = 64 << 10;
 /// Completions nobody waits for (of cancels).
 const IGNORED: u64 = u64::MAX;
 /// Bit of the user data that tells a poll from an operation; the rest is its number.
@@ -83,6 +85,11 @@ impl Uring {
     }
 
     pub(super) fn start(&mut self, slot: u32, entry: &Entry, call: Call, zeroes: &BufSlice) {
+        if entry.op.device.is_in_memory() && is_short(&call) {
+            let result = blocking::perform(&entry.op.device, entry.memory(zeroes), &call);
+            self.finished.push((slot, result));
+            return;
+        }
         let fd = Fd(entry.op.device.fd().as_raw_fd());
         let len = u32::try_from(call.len).unwrap_or(u32::MAX);
         let memory = |at: usize| {
@@ -263,6 +270,16 @@ impl Uring {
                 _ => Err(error),
             },
         }
+    }
+}
+
+/// Is a copy of so many bytes over before another thread could have begun it? (The ring hands every write to a file in memory, and some
+/// reads, to threads of its own, one by one.)
+fn is_short(call: &Call) -> bool {
+    match call.act {
+        Act::Read | Act::Write { .. } | Act::WriteZeroBytes { .. } => call.len <= SHORT_BYTES,
+        Act::Sync => true,
+        Act::Fallocate(_) | Act::Discard => false,
     }
 }
 

@@ -21,6 +21,12 @@ pub fn backends() -> Vec<IoBackend> {
     backends
 }
 
+/// Where files for tests may lie: on a disk, and in memory if the machine has such a folder.
+pub fn places() -> Vec<&'static Path> {
+    let memory = Path::new("/dev/shm");
+    std::iter::once(Path::new(env!("CARGO_TARGET_TMPDIR"))).chain(memory.is_dir().then_some(memory)).collect()
+}
+
 /// A sparse file of so many bytes, opened for writing.
 pub fn file(folder: &Path, bytes: u64, direct: Direct) -> (PathBuf, Device) {
     let path = folder.join("disk");
