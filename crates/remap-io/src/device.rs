@@ -223,7 +223,11 @@ impl Device {
                 Some(queue) => queue,
                 None => IoQueue::open(IoBackend::Auto, 4).map_err(|_| Fault::Transport)?,
             };
-            queue.submit(0, DeviceOp { device: self.clone(), kind, offset, len, buf }, self.deadline);
+            queue.submit(
+                0,
+                DeviceOp { device: self.clone(), kind, offset, len, buf, long: false },
+                self.deadline,
+            );
             loop {
                 if let Some((_, outcome)) = queue.next() {
                     *slot = Some(queue);

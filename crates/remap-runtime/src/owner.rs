@@ -291,7 +291,11 @@ impl Owner<'_> {
             self.engine.handle_completion(self.clock.now(), op.id, Err(Fault::Gone));
             return;
         };
-        self.io.submit(op.id.0, DeviceOp { device, kind, offset, len, buf }, self.shared.deadline);
+        self.io.submit(
+            op.id.0,
+            DeviceOp { device, kind, offset, len, buf, long: false },
+            self.shared.deadline,
+        );
     }
 
     fn resolve(&mut self, id: OpId, buffer: Buffer, len: usize) -> Option<BufSlice> {

@@ -26,6 +26,8 @@ use crate::volume::Shared;
 
 /// Device operations of a queue that are out at a time; more wait in it.
 const DEPTH: u32 = 256;
+/// Longer requests, in bytes, are worth a thread of their own where they are only copied.
+const LONG: u64 = 64 << 10;
 /// Buffers kept for reuse, and the most bytes of them.
 const POOL_BUFFERS: usize = 64;
 const POOL_BYTES: usize = 16 << 20;
@@ -265,6 +267,7 @@ impl VolumeQueue {
         let Some(active) = self.actives.get(part.active) else { return };
         active.parts_left += 1;
         let len = part.extent.map_or(0, |e| e.bytes());
+        let long = active.request.len > LONG;
         let buf = part.extent.zip(active.buf.as_mut()).map(|(extent, buf)| {
             let first =
                 usize::try_from(extent.start().0 * SECTOR_SIZE - active.request.offset).unwrap_or(usize::MAX);
@@ -274,7 +277,7 @@ impl VolumeQueue {
         self.count(Lane::Fast, 1);
         match device {
             Some(device) => {
-                self.io.submit(index as u64, DeviceOp { device, kind, offset, len, buf }, deadline);
+                self.io.submit(index as u64, DeviceOp { device, kind, offset, len, buf, long }, deadline);
             }
             None => self.fast_done(index, Err(Fault::Gone)),
         }

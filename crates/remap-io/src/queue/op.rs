@@ -59,6 +59,8 @@ pub struct DeviceOp {
     pub len: u64,
     /// For reads and writes: exactly `len` bytes.
     pub buf: Option<BufSlice>,
+    /// Part of a transfer that is long enough to be worth another thread. A hint.
+    pub long: bool,
 }
 
 /// A descriptor to wait for. A hang-up or an error sets both `ready` flags. Readiness may be spurious, as with `poll(2)`:

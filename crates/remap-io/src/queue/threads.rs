@@ -1,6 +1,6 @@
-//! The back end for machines where io_uring is refused: a few threads that block.
+//! A few threads that block: the back end for machines where io_uring is refused, and at the side of a ring for what it does worse.
 //!
-//! Invariant: a job owns what it touches (device, memory), so a thread stuck in the kernel can outlive the queue; a job
+//! Invariant: a job owns what it touches (devices, memory), so a thread stuck in the kernel can outlive the queue; each of its parts
 //! is either in `jobs`, or run by exactly one thread, or answered in `results`.
 
 use std::collections::VecDeque;
@@ -22,12 +22,32 @@ use crate::{BufSlice, Device};
 /// Most threads of a queue that are not stuck.
 const THREADS_MAX: u32 = 16;
 
-struct Job {
+/// A system call, and all that it touches.
+pub(super) struct Part {
     slot: u32,
     device: Device,
     memory: Option<BufSlice>,
     call: Call,
 }
+
+impl Part {
+    pub(super) fn of(slot: u32, entry: &Entry, call: Call, zeroes: &BufSlice) -> Self {
+        let memory = entry.memory(zeroes).map(BufSlice::share);
+        Self { slot, device: entry.op.device.clone(), memory, call }
+    }
+
+    pub(super) fn perform(self) -> Finished {
+        (self.slot, blocking::perform(&self.device, self.memory.as_ref(), &self.call))
+    }
+
+    /// Bytes that it moves.
+    pub(super) fn len(&self) -> u64 {
+        self.call.len
+    }
+}
+
+/// What one thread does, part after part.
+type Job = Vec<Part>;
 
 #[derive(Default)]
 struct State {
@@ -35,10 +55,11 @@ struct State {
     results: Vec<Finished>,
     idle: usize,
     threads: usize,
-    /// Slots that a thread works on.
-    running: Vec<u32>,
-    /// Slots that a thread works on although the queue has given them up.
-    stuck: Vec<u32>,
+    /// Jobs that threads have begun: their numbers, and the slots of their parts.
+    running: Vec<(u64, u32)>,
+    begun: u64,
+    /// Jobs that a thread works on although the queue has given up a part of them.
+    stuck: Vec<u64>,
     closed: bool,
     /// What the queue left behind: dropped with the last thread.
     abandoned: Vec<Option<Entry>>,
@@ -69,8 +90,11 @@ impl Threads {
     }
 
     pub(super) fn start(&mut self, slot: u32, entry: &Entry, call: Call, zeroes: &BufSlice) {
-        let memory = entry.memory(zeroes).map(BufSlice::share);
-        let job = Job { slot, device: entry.op.device.clone(), memory, call };
+        self.start_job(vec![Part::of(slot, entry, call, zeroes)]);
+    }
+
+    /// Starts several calls, to be made one after the other.
+    pub(super) fn start_job(&mut self, job: Job) {
         let mut state = self.shared.state();
         state.jobs.push_back(job);
         self.staff(&mut state);
@@ -92,12 +116,15 @@ impl Threads {
 
     pub(super) fn cancel(&mut self, slot: u32) -> bool {
         let mut state = self.shared.state();
-        if let Some(position) = state.jobs.iter().position(|job| job.slot == slot) {
-            state.jobs.remove(position);
-            return true;
+        for job in &mut state.jobs {
+            if let Some(position) = job.iter().position(|part| part.slot == slot) {
+                job.remove(position);
+                return true;
+            }
         }
-        if state.running.contains(&slot) {
-            state.stuck.push(slot);
+        let by = state.running.iter().find(|(_, running)| *running == slot).map(|(job, _)| *job);
+        if let Some(job) = by.filter(|job| !state.stuck.contains(job)) {
+            state.stuck.push(job);
             self.staff(&mut state);
         }
         false
@@ -168,14 +195,12 @@ fn work(shared: &Shared) {
     let mut state = shared.state();
     loop {
         if let Some(job) = state.jobs.pop_front() {
-            let slot = job.slot;
-            state.running.push(slot);
+            let number = state.begin(&job);
             drop(state);
-            let result = blocking::perform(&job.device, job.memory.as_ref(), &job.call);
-            // Gone before the result is seen, so that the buffer is unique when its owner hears of it.
-            drop(job);
+            // Their memory is gone before the results are seen, so that a buffer is unique when its owner hears of it.
+            let results: Vec<Finished> = job.into_iter().map(Part::perform).collect();
             state = shared.state();
-            let replaced = state.finish(slot, result);
+            let replaced = state.finish(number, results);
             shared.done.wake();
             if replaced {
                 return;
@@ -191,14 +216,24 @@ fn work(shared: &Shared) {
 }
 
 impl State {
-    /// Notes a job's result. True when the thread was given up meanwhile and has a successor.
-    fn finish(&mut self, slot: u32, result: Result<u64, Errno>) -> bool {
-        self.results.push((slot, result));
-        self.running.retain(|&running| running != slot);
-        if let Some(entry) = usize::try_from(slot).ok().and_then(|slot| self.abandoned.get_mut(slot)) {
-            *entry = None;
+    /// A thread has taken a job; its number.
+    fn begin(&mut self, job: &Job) -> u64 {
+        self.begun += 1;
+        let number = self.begun;
+        self.running.extend(job.iter().map(|part| (number, part.slot)));
+        number
+    }
+
+    /// Notes a job's results. True when the thread was given up meanwhile and has a successor.
+    fn finish(&mut self, number: u64, results: Vec<Finished>) -> bool {
+        for (slot, _) in &results {
+            if let Some(entry) = usize::try_from(*slot).ok().and_then(|slot| self.abandoned.get_mut(slot)) {
+                *entry = None;
+            }
         }
-        let Some(position) = self.stuck.iter().position(|&stuck| stuck == slot) else { return false };
+        self.results.extend(results);
+        self.running.retain(|&(running, _)| running != number);
+        let Some(position) = self.stuck.iter().position(|&stuck| stuck == number) else { return false };
         self.stuck.swap_remove(position);
         self.threads -= 1;
         true

@@ -16,14 +16,16 @@ use rustix::io::Errno;
 
 use super::entry::{Act, Call, Entry};
 use super::op::{POLL_IN, POLL_OUT, Watch};
-use super::threads::Threads;
+use super::threads::{Part, Threads};
 use super::{Finished, blocking};
 use crate::BufSlice;
 
 /// `RWF_DSYNC`.
 const DURABLE: i32 = 2;
-/// Transfers to and from a file in memory are copied at once up to this size: larger ones are better spread over threads.
-const SHORT_BYTES: u64 = 64 << 10;
+/// Of long transfers to and from files in memory, so much is copied by one thread.
+const COPY_BYTES: u64 = 512 << 10;
+/// Most threads for what the ring does worse.
+const SIDE_THREADS: u32 = 4;
 /// Completions nobody waits for (of cancels).
 const IGNORED: u64 = u64::MAX;
 /// Bit of the user data that tells a poll from an operation; the rest is its number.
@@ -41,8 +43,11 @@ pub(super) struct Uring {
     backlog: VecDeque<squeue::Entry>,
     armed: Vec<Armed>,
     polls: u64,
-    /// Takes what the ring cannot do (the discard ioctl); made when first needed.
+    /// Takes what the ring cannot do (the discard ioctl) or does worse (long copies); made when first needed.
     side: Option<Threads>,
+    /// Parts of long transfers that wait for more of their kind, and their bytes.
+    copies: Vec<Part>,
+    copied: u64,
     /// Events seen since the last wait began: descriptor, events.
     fired: Vec<(RawFd, u32)>,
     /// What was reaped inside `wait`, for the next `reap`.
@@ -79,16 +84,16 @@ impl Uring {
             armed: Vec::new(),
             polls: 0,
             side: None,
+            copies: Vec::new(),
+            copied: 0,
             fired: Vec::new(),
             finished: Vec::new(),
         })
     }
 
     pub(super) fn start(&mut self, slot: u32, entry: &Entry, call: Call, zeroes: &BufSlice) {
-        if entry.op.device.is_in_memory() && is_short(&call) {
-            let result = blocking::perform(&entry.op.device, entry.memory(zeroes), &call);
-            self.finished.push((slot, result));
-            return;
+        if entry.op.device.is_in_memory() && is_a_copy(&call) {
+            return self.copy(slot, entry, call, zeroes);
         }
         let fd = Fd(entry.op.device.fd().as_raw_fd());
         let len = u32::try_from(call.len).unwrap_or(u32::MAX);
@@ -118,11 +123,44 @@ impl Uring {
         self.push(entry.user_data(u64::from(slot)));
     }
 
-    fn start_aside(&mut self, slot: u32, entry: &Entry, call: Call, zeroes: &BufSlice) {
-        if self.side.is_none() {
-            self.side = Threads::open(1).ok();
+    /// The ring hands every write to a file in memory, and some reads, to threads of its own, one by one: a short copy is over before those
+    /// have begun, and the pieces of a long one are better done in a row.
+    fn copy(&mut self, slot: u32, entry: &Entry, call: Call, zeroes: &BufSlice) {
+        if !entry.op.long {
+            let result = blocking::perform(&entry.op.device, entry.memory(zeroes), &call);
+            self.finished.push((slot, result));
+            return;
         }
-        match &mut self.side {
+        let part = Part::of(slot, entry, call, zeroes);
+        self.copied += part.len();
+        self.copies.push(part);
+        if self.copied >= COPY_BYTES {
+            self.hand_over();
+        }
+    }
+
+    /// Gives the copies that were collected to a thread.
+    fn hand_over(&mut self) {
+        if self.copies.is_empty() {
+            return;
+        }
+        self.copied = 0;
+        let copies = std::mem::take(&mut self.copies);
+        if let Some(side) = self.side() {
+            return side.start_job(copies);
+        }
+        self.finished.extend(copies.into_iter().map(Part::perform));
+    }
+
+    fn side(&mut self) -> Option<&mut Threads> {
+        if self.side.is_none() {
+            self.side = Threads::open(SIDE_THREADS).ok();
+        }
+        self.side.as_mut()
+    }
+
+    fn start_aside(&mut self, slot: u32, entry: &Entry, call: Call, zeroes: &BufSlice) {
+        match self.side() {
             Some(side) => side.start(slot, entry, call, zeroes),
             // No thread to be had: a discard is a hint.
             None => self.finished.push((slot, Ok(0))),
@@ -130,6 +168,7 @@ impl Uring {
     }
 
     pub(super) fn cancel(&mut self, slot: u32) -> bool {
+        self.hand_over();
         if self.side.as_mut().is_some_and(|side| side.cancel(slot)) {
             return true;
         }
@@ -189,6 +228,7 @@ impl Uring {
     }
 
     pub(super) fn reap(&mut self, into: &mut Vec<Finished>) {
+        self.hand_over();
         self.collect();
         into.append(&mut self.finished);
         if let Some(side) = &mut self.side {
@@ -219,6 +259,7 @@ impl Uring {
     }
 
     pub(super) fn wait(&mut self, fds: &mut [Watch<'_>], timeout: Option<Duration>) -> io::Result<()> {
+        self.hand_over();
         self.collect();
         // What fired before may have been dealt with since; polling anew asks again.
         self.fired.clear();
@@ -273,14 +314,9 @@ impl Uring {
     }
 }
 
-/// Is a copy of so many bytes over before another thread could have begun it? (The ring hands every write to a file in memory, and some
-/// reads, to threads of its own, one by one.)
-fn is_short(call: &Call) -> bool {
-    match call.act {
-        Act::Read | Act::Write { .. } | Act::WriteZeroBytes { .. } => call.len <= SHORT_BYTES,
-        Act::Sync => true,
-        Act::Fallocate(_) | Act::Discard => false,
-    }
+/// To or from a file in memory, nothing else than a copy?
+fn is_a_copy(call: &Call) -> bool {
+    matches!(call.act, Act::Read | Act::Write { .. } | Act::WriteZeroBytes { .. } | Act::Sync)
 }
 
 /// The ring with the cheapest notifications that this kernel takes (6.1, 5.19, before).
