@@ -3,9 +3,9 @@
 
 use remap_core::engine::{Command, CommandId, Engine, EngineConfig};
 use remap_core::op::{Buffer, DeviceId, Fault, Op, OpKind};
-use remap_core::recovery::{Flaw, Recovered, RecoveryError, SpareReader, recover, shape_of};
+use remap_core::recovery::{Flaw, Inconsistency, Recovered, RecoveryError, SpareReader, recover, shape_of};
 use remap_core::units::{Extent, Now, Sector};
-use remap_format::layout::{copy_places, first_homes, joining_spare, plan};
+use remap_format::layout::{copy_places, first_homes, joining_spare, kept_slots, plan, search_places};
 use remap_format::{
     Cause, CopyRole, DecodeError, Entry, EntryFlags, EntryState, MainIdentity, NO_SLOT, Policy, Superblock,
     SuperblockFlags,
@@ -139,6 +139,10 @@ fn a_spare_may_have_grown_but_not_shrunk() {
     let mut shrunk = one.clone();
     shrunk.truncate(SPARE as usize - 4096);
     let expected = RecoveryError::SpareShrank { spare: 0, found: SPARE - 4096, expected: SPARE };
+    assert_eq!(read(&[&shrunk]).err(), Some(expected));
+    // One superblock is all that is left of it.
+    shrunk.truncate(4096);
+    let expected = RecoveryError::SpareShrank { spare: 0, found: 4096, expected: SPARE };
     assert_eq!(read(&[&shrunk]).err(), Some(expected));
 }
 
@@ -277,6 +281,32 @@ fn a_table_of_many_pages_is_read_as_it_was_written() {
     }
 }
 
+/// More than is read at once; and a hole as long as is looked behind for whole records.
+#[test]
+fn a_journal_of_many_records_is_read_as_it_was_written() {
+    const SIZE: u64 = 1 << 30;
+    let superblock = superblock(1, 1, SIZE);
+    let (shape, places) = (shape_of(&superblock), copy_places(&superblock.spares, &superblock.homes));
+    let recovered = Recovered::fresh(superblock, &[]).expect("fresh");
+    let mut engine = Engine::start(recovered, EngineConfig::default(), NOW).expect("memory");
+    let mut bytes = vec![vec![0; SIZE as usize]];
+    settle(&mut engine, &mut bytes);
+    let blocks: Vec<u64> = (0..300).map(|n| 2 * n).collect();
+    for block in &blocks {
+        let extent = Extent::new(Sector(block * 8), 8).expect("a block");
+        engine.command(NOW, CommandId(1), Command::Remap(extent, Cause::Manual)).expect("taken");
+        settle(&mut engine, &mut bytes);
+    }
+    let found = read(&[&bytes[0]]).expect("whole");
+    assert_eq!((found.journal_position, found.good_copies()), (300, 5));
+    assert!(found.table.iter().map(|entry| entry.block).eq(blocks));
+    let lost = 300 - 64..300 - 1;
+    for (place, position) in places.iter().flat_map(|place| lost.clone().map(move |at| (place, at))) {
+        bytes[0][(place.start + shape.journal_at(position)) as usize..][..4096].fill(0x5a);
+    }
+    assert_eq!(read(&[&bytes[0]]).err(), Some(RecoveryError::JournalHole { generation: 2 + 300 - 64 }));
+}
+
 fn pending(block: u64) -> Entry {
     Entry {
         block,
@@ -291,22 +321,36 @@ fn pending(block: u64) -> Entry {
     }
 }
 
+/// A volume of one spare, and a larger one.
+fn one_and_a_larger() -> [Vec<u8>; 2] {
+    [spares(1, 1, &[]).swap_remove(0), vec![0; 4 << 20]]
+}
+
+/// The larger spare joins, as far as what is written is `durable`.
+fn joins(pair: &mut [Vec<u8>; 2], copies: bool, durable: impl Fn(&Op) -> bool) -> Engine {
+    let (mut engine, _) = live_again(&mut pair[..1], &[]);
+    let record = joining_spare([9; 16], 4 << 20, 1, &shape_of(engine.volume()), 4096).expect("large enough");
+    engine.command(NOW, CommandId(1), Command::AddSpare { spare: 1, record, copies }).expect("taken");
+    while let Some(op) = engine.poll_op() {
+        if durable(&op) {
+            store(&op, pair);
+        }
+        engine.handle_completion(NOW, op.id, Ok(()));
+    }
+    engine
+}
+
+/// Superblocks are erased (and labels written) at once, all others with a flush after them.
+fn erases(op: &Op) -> bool {
+    matches!(op.kind, OpKind::Write { fua: true, .. })
+}
+
 /// The power failed after copies moved to a spare that joined, before what they left behind was erased: that is done first, and only then
 /// may the spares change again.
 #[test]
 fn what_copies_left_behind_is_erased_before_the_next_change() {
-    let mut pair = spares(1, 1, &[]);
-    pair.push(vec![0; 4 << 20]);
-    let (mut engine, _) = live_again(&mut pair[..1], &[]);
-    let record = joining_spare([9; 16], 4 << 20, 1, &shape_of(engine.volume()), 4096).expect("large enough");
-    engine.command(NOW, CommandId(1), Command::AddSpare { spare: 1, record, copies: true }).expect("taken");
-    while let Some(op) = engine.poll_op() {
-        let erases = op.device == DeviceId::Spare(0) && matches!(op.kind, OpKind::Write { fua: true, .. });
-        if !erases {
-            store(&op, &mut pair);
-        }
-        engine.handle_completion(NOW, op.id, Ok(()));
-    }
+    let mut pair = one_and_a_larger();
+    joins(&mut pair, true, |op| op.device != DeviceId::Spare(0) || !erases(op));
     let recovered = read(&[&pair[0], &pair[1]]).expect("both are there");
     assert_eq!((recovered.strays.len(), recovered.needs_repair), (2, true));
     let mut engine = Engine::start(recovered, EngineConfig::default(), NOW).expect("memory");
@@ -327,6 +371,148 @@ fn what_copies_left_behind_is_erased_before_the_next_change() {
         engine.handle_completion(NOW, op.id, Ok(()));
     }
     assert_eq!(engine.volume().spares.len(), 3);
+}
+
+/// It is older than what names the spares now, and recovery looks at all of it.
+#[test]
+fn what_copies_left_behind_is_known_in_whatever_order_it_is_read() {
+    let mut pair = one_and_a_larger();
+    joins(&mut pair, true, |op| op.device != DeviceId::Spare(0) || !erases(op));
+    let places: Vec<u64> =
+        copy_places(&superblock(1, 1, SPARE).spares, &first_homes(1)).map(|p| p.start).into();
+    let left = [(0, places[3]), (0, places[4])];
+    // Where superblocks are looked for on a spare that has grown, its old places are not.
+    for grown in [0, 300 * 4096] {
+        pair[0].resize(SPARE as usize + grown, 0);
+        let [one, larger] = &pair;
+        for (given, devices) in [([one, larger], [0, 1]), ([larger, one], [1, 0])] {
+            let found = read(&given).expect("both are there");
+            assert_eq!((found.devices, found.superblock.spares.len()), (devices.map(Some).into(), 2));
+            assert_eq!((found.strays, found.needs_repair), (left.into(), true));
+        }
+    }
+}
+
+/// A spare that was to join and did not, one that left and could not be erased: what lies on it may be anything by now.
+#[test]
+fn a_spare_that_has_not_joined_or_has_left_is_refused() {
+    let refused = Some(RecoveryError::NotAMember { spare: 1, name: "volume 1".into() });
+    let mut pair = one_and_a_larger();
+    joins(&mut pair, false, |op| op.device == DeviceId::Spare(1));
+    assert_eq!(read(&[&pair[0], &pair[1]]).err(), refused);
+    assert!(read(&[&pair[0]]).is_ok_and(|found| found.superblock.spares.len() == 1));
+    let mut engine = joins(&mut pair, false, |_| true);
+    assert!(read(&[&pair[0], &pair[1]]).is_ok_and(|found| found.superblock.spares.len() == 2));
+    engine.command(NOW, CommandId(2), Command::RetireSpare { spare: 1 }).expect("taken");
+    while let Some(op) = engine.poll_op() {
+        if !erases(&op) {
+            store(&op, &mut pair);
+        }
+        engine.handle_completion(NOW, op.id, Ok(()));
+    }
+    assert_eq!(read(&[&pair[0], &pair[1]]).err(), refused);
+    assert!(read(&[&pair[0]]).is_ok_and(|found| found.table.counts().remapped_blocks == 1));
+}
+
+/// The table that it joined with is lost, and no slot of it was named since: the volume is what it was before.
+#[test]
+fn a_spare_that_joined_with_a_table_that_is_lost_has_not_joined() {
+    let mut pair = one_and_a_larger();
+    let engine = joins(&mut pair, false, |_| true);
+    let (homes, shape) = (first_homes(1), shape_of(engine.volume()));
+    for place in copy_places(&engine.volume().spares, &homes) {
+        pair[0][(place.start + shape.page_at(1, 0)) as usize..][..4096].fill(0x5a);
+    }
+    for (given, device) in [([&pair[0], &pair[1]], 0), ([&pair[1], &pair[0]], 1)] {
+        let found = read(&given).expect("the journal before it is whole");
+        assert_eq!((found.devices, found.superblock.spares.len()), (vec![Some(device)], 1));
+        assert_eq!((found.table.counts().remapped_blocks, found.generation), (1, 3));
+    }
+}
+
+/// A write of a superblock that went astray: the checkpoint that it names may never have been complete.
+#[test]
+fn a_superblock_that_does_not_lie_at_home_says_nothing() {
+    let mut pair = one_and_a_larger();
+    let before = pair[0].clone();
+    joins(&mut pair, true, |_| true);
+    let found = read(&[&pair[0], &pair[1]]).expect("joined");
+    let page = usize::from(found.copies[0].superblock_page.expect("in step")) * 4096;
+    let homes = copy_places(&superblock(1, 1, SPARE).spares, &first_homes(1)).map(|place| place.start);
+    for place in search_places(SPARE).into_iter().filter(|place| !homes.contains(place)) {
+        let mut astray = before.clone();
+        astray[place as usize..][..4096].copy_from_slice(&pair[0][page..page + 4096]);
+        let found = read(&[&astray]).expect("the volume as it was");
+        assert_eq!((found.superblock.spares.len(), found.generation, found.needs_repair), (1, 2, false));
+    }
+}
+
+/// A client may have written anything to a slot, an old superblock of this volume too: it is not to be erased.
+#[test]
+fn a_superblock_in_a_slot_was_not_left_behind() {
+    let mut spare = spares(1, 1, &[]).swap_remove(0);
+    let kept = kept_slots(&superblock(1, 1, SPARE).spares[0], 4096);
+    let page = spare[..4096].to_vec();
+    spare.resize(SPARE as usize + 300 * 4096, 0);
+    let in_slot =
+        |place: &u64| *place < SPARE && !kept.iter().any(|(a, b)| (a * 4096..b * 4096).contains(place));
+    let places: Vec<u64> = search_places(spare.len() as u64).into_iter().filter(in_slot).collect();
+    assert!(!places.is_empty(), "a spare that has grown is searched where it has slots");
+    for place in places {
+        spare[place as usize..][..4096].copy_from_slice(&page);
+    }
+    let found = read(&[&spare]).expect("whole");
+    assert_eq!((found.good_copies(), found.needs_repair, found.strays), (5, false, vec![]));
+}
+
+/// Counts reads of single pages.
+struct Counting<'a>(&'a [u8], usize);
+
+impl SpareReader for Counting<'_> {
+    fn read(&mut self, _: usize, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+        self.1 += usize::from(into.len() == 4096);
+        into.copy_from_slice(&self.0[offset as usize..][..into.len()]);
+        Ok(())
+    }
+}
+
+/// Superblocks name the size that their spare had, and with it places where others may lie.
+#[test]
+fn superblocks_that_lead_to_ever_more_places_are_not_followed_for_ever() {
+    let reads = |spare: &[u8]| {
+        let mut counting = Counting(spare, 0);
+        recover(&mut counting, &[spare.len() as u64], false).expect("whole");
+        counting.1
+    };
+    // Two pages at each place, to find the newest one and to know the spare by; and those of the five copies.
+    let of_places = |places: usize| 2 * 2 * places + 2 * 5;
+    let mut spare = spares(1, 1, &[]).swap_remove(0);
+    let places = search_places(SPARE);
+    assert_eq!(reads(&spare), of_places(places.len()));
+    let copies = copy_places(&superblock(1, 1, SPARE).spares, &first_homes(1)).map(|place| place.start);
+    for (n, place) in (1..).zip(places.into_iter().filter(|place| !copies.contains(place))) {
+        for page in 0..2 {
+            let of_another_size = superblock(1, 1, SPARE - (4 * n + 2 * page) * 8192);
+            of_another_size.encode(&mut spare[(place + page * 4096) as usize..][..4096]);
+        }
+    }
+    assert_eq!(reads(&spare), of_places(64));
+}
+
+/// In whatever order they come, as in a dump that is restored.
+#[test]
+fn entries_may_touch_each_other_but_not_overlap() {
+    let made = |entries: &[Entry]| Recovered::fresh(superblock(1, 1, SPARE), entries).map(|made| made.table);
+    let run = Entry { count: 4, ..pending(4) };
+    for entries in [[pending(3), run, pending(8)], [pending(8), run, pending(3)]] {
+        assert_eq!(made(&entries).map(|table| table.counts().pending_blocks), Ok(6));
+    }
+    for block in 4..8 {
+        for (entries, refused) in [([run, pending(block)], block), ([pending(block), run], 4)] {
+            let overlap = RecoveryError::Inconsistent(Inconsistency::Overlap { block: refused });
+            assert_eq!(made(&entries).err(), Some(overlap));
+        }
+    }
 }
 
 #[test]

@@ -24,6 +24,8 @@ struct Life {
     /// Which copies store a record, and which of them say so.
     stored: [bool; 5],
     told: [bool; 5],
+    /// Writes to slots that are still to fail.
+    bad_slots: u32,
 }
 
 struct Memory<'a>(&'a [u8]);
@@ -58,6 +60,7 @@ impl Life {
             tables: BTreeMap::new(),
             stored: [true; 5],
             told: [true; 5],
+            bad_slots: 0,
         };
         life.settle();
         life
@@ -80,8 +83,11 @@ impl Life {
     }
 
     fn perform(&mut self, device: DeviceId, extent: Extent, kind: &OpKind) -> Result<(), Fault> {
-        let (DeviceId::Spare(0), OpKind::Write { from: Buffer::Owned(bytes), .. }) = (device, kind) else {
-            return Ok(());
+        let (DeviceId::Spare(0), OpKind::Write { from, .. }) = (device, kind) else { return Ok(()) };
+        let Buffer::Owned(bytes) = from else {
+            let fails = self.bad_slots > 0;
+            self.bad_slots -= u32::from(fails);
+            return if fails { Err(Fault::Medium) } else { Ok(()) };
         };
         let at = extent.start().0 * 512;
         let volume = superblock(0);
@@ -174,6 +180,20 @@ fn every_generation_since_the_checkpoint_and_the_one_before_it() {
         }
         assert!(checkpoints > 5, "the journal wrapped: {checkpoints}");
     }
+}
+
+#[test]
+fn slots_that_went_bad_are_told_of_each_generation_since() {
+    let mut life = Life::begin(0);
+    life.remap(1);
+    life.bad_slots = 2;
+    life.remap(2);
+    life.command(Command::Save);
+    life.bad_slots = 1;
+    life.remap(3);
+    life.check();
+    let retired: Vec<u64> = life.list().iter().map(|g| g.retired_slots).collect();
+    assert_eq!(retired, [3, 2, 0]);
 }
 
 #[test]
