@@ -1,11 +1,15 @@
 //! Damage to the metadata of one copy, and of all: what is believed, what is said of it, and what is refused (C8).
 
+use remap_core::elect::ElectionError;
 use remap_core::engine::{Command, CommandId, Engine, EngineConfig};
 use remap_core::op::{Buffer, Fault, OpKind};
+use remap_core::recovery::history::generations;
 use remap_core::recovery::{Flaw, Recovered, RecoveryError, SpareReader, recover, shape_of};
 use remap_core::units::{Extent, Now, Sector};
 use remap_format::layout::{CopyPlace, CopyShape, copy_places, first_homes, plan};
-use remap_format::{Cause, DecodeError, MainIdentity, PAGE_SIZE, Policy, Record, RecordHeader, Superblock};
+use remap_format::{
+    Cause, DecodeError, Entry, EntryState, MainIdentity, PAGE_SIZE, Policy, Record, RecordHeader, Superblock,
+};
 
 const SPARE: u64 = 1 << 20;
 const NOW: Now = Now { mono_ns: 0, unix_s: 1_700_000_000 };
@@ -90,6 +94,13 @@ impl Spare {
         self
     }
 
+    /// Pages at this offset cannot be read in the first copies.
+    fn hide(&self, copies: usize, offset: u64) -> Self {
+        let mut spare = self.clone();
+        spare.unreadable.extend(places().iter().take(copies).map(|place| place.start + offset));
+        spare
+    }
+
     /// With these copies as `later` has them.
     fn with_copies(&self, copies: std::ops::Range<usize>, later: &Self) -> Self {
         let mut mixed = self.clone();
@@ -162,9 +173,10 @@ fn a_table_that_is_lost_is_made_again_from_what_was_before_it() {
     let later = spare(&[remap(1), Command::Save, Command::Save, remap(5)]).smash(5, shape().page_at(0, 0));
     assert_eq!(later.recover().err(), Some(RecoveryError::TableLost { page: 0 }));
     // A record that cannot be read might be one.
-    let mut doubtful = saved;
-    doubtful.unreadable = places().iter().map(|place| place.start + shape().journal_at(0)).collect();
-    assert_eq!(doubtful.recover().err(), Some(RecoveryError::TableLost { page: 0 }));
+    for doubtful in [saved, again] {
+        let doubtful = doubtful.hide(5, shape().journal_at(0));
+        assert_eq!(doubtful.recover().err(), Some(RecoveryError::TableLost { page: 0 }));
+    }
 }
 
 /// Each repair was cut short by a crash, and its pages were lost: what the first one was made of is still all there.
@@ -205,6 +217,109 @@ fn what_a_lost_table_was_made_of_may_be_lost_and_made_again_as_well() {
     assert_eq!(shorter.recover().err(), Some(RecoveryError::TableLost { page: 0 }));
 }
 
+/// It was made of a record, and the checkpoint that this record extends is lost as well: nothing that is older will do.
+#[test]
+fn a_lost_table_is_not_made_again_without_its_last_records() {
+    let whole = spare(&[remap(1), Command::Save, Command::Save, remap(3)]);
+    let later = whole.clone().lives(whole.recover().expect("whole"), &[Command::Save]);
+    let cut_short = whole.with_copies(0..1, &later).smash(1, shape().page_at(1, 0));
+    let found = cut_short.recover().expect("made again");
+    assert_eq!((blocks(&found), found.generation, found.base), (vec![1, 3], 6, 5));
+    // The checkpoint of generation 3 is whole, and nothing shows that another one was in use.
+    let lost = cut_short.smash(5, shape().page_at(0, 0)).smash(5, shape().journal_at(0));
+    assert_eq!(lost.recover().err(), Some(RecoveryError::TableLost { page: 0 }));
+}
+
+/// Copies that were left behind one after the other name ten checkpoints, and only the oldest one can be read.
+#[test]
+fn what_a_lost_table_was_made_of_is_found_behind_all_that_superblocks_can_name() {
+    let lives = |saves: usize| {
+        let commands = [remap(1), remap(3)].into_iter().chain(std::iter::repeat_n(Command::Save, saves));
+        spare(&commands.collect::<Vec<_>>())
+    };
+    let mut spare = lives(1);
+    for copy in 0..4 {
+        spare = spare.with_copies(copy..copy + 1, &lives(9 - 2 * copy));
+    }
+    let lost = spare.smash(5, shape().page_at(0, 0)).smash(5, shape().page_at(1, 0));
+    let found = lost.recover().expect("the first one had no page, and its journal is whole");
+    assert_eq!((blocks(&found), found.generation, found.base), (vec![1, 3], 12, 3));
+    let listed = generations(&mut lost.clone(), &[SPARE]).expect("believed");
+    assert_eq!(listed.iter().map(|g| g.generation).collect::<Vec<_>>(), [12, 3, 2, 1]);
+}
+
+/// Edited while nobody served it (a dump that is restored): if what was written then is lost, what was there before is another table.
+#[test]
+fn a_table_that_was_edited_is_not_made_again_from_what_was_before_it() {
+    let before = spare(&[remap(1), remap(3)]);
+    let mut edited = before.recover().expect("whole");
+    let dropped = Entry { state: EntryState::Absent, ..*edited.table.iter().nth(1).expect("two entries") };
+    edited.table.apply(&dropped).expect("memory");
+    edited.mark_edited();
+    let after = before.lives(edited, &[]);
+    assert_eq!(after.recover().map(|found| blocks(&found)), Ok(vec![1]));
+    let lost = after.smash(5, shape().page_at(1, 0));
+    assert_eq!(lost.recover().err(), Some(RecoveryError::TableLost { page: 0 }));
+}
+
+/// A record may lie where the journal of no copy can be read, unless another copy shows that the checkpoint was never complete: that one
+/// nothing extends.
+#[test]
+fn an_end_of_the_journal_that_nobody_sees_is_no_end() {
+    let first = spare(&[remap(1)]);
+    let saved = first.clone().lives(first.recover().expect("whole"), &[Command::Save]);
+    let later = first.clone().lives(first.recover().expect("whole"), &[Command::Save, remap(3)]);
+    // Of a checkpoint with a record, which was complete, two copies were left behind.
+    let behind = first.with_copies(0..3, &later);
+    for (whole, position, generation) in [(&first, 1, 3), (&saved, 0, 4), (&later, 1, 5), (&behind, 1, 5)] {
+        let end = shape().journal_at(position);
+        assert!(whole.hide(2, end).recover().is_ok_and(|found| found.generation == generation - 1));
+        let hidden = whole.hide(5, end).recover().err();
+        assert_eq!(hidden, Some(RecoveryError::JournalHole { generation }));
+    }
+    let cut_short = first.with_copies(0..3, &saved).hide(5, shape().journal_at(0)).recover();
+    assert_eq!(cut_short.map(|found| (blocks(&found), found.generation)), Ok((vec![1], 3)));
+}
+
+/// No copy is more right than another.
+#[test]
+fn whole_copies_of_one_generation_that_differ_are_refused() {
+    let one = spare(&[remap(1), Command::Save, remap(3)]);
+    let contradiction = |generation| Some(ElectionError::Contradiction { generation }.into());
+    let table = spare(&[remap(2), Command::Save, remap(3)]);
+    assert_eq!(one.with_copies(4..5, &table).recover().err(), contradiction(3));
+    let record = spare(&[remap(1), Command::Save, remap(4)]);
+    assert_eq!(one.with_copies(4..5, &record).recover().err(), contradiction(4));
+}
+
+/// A write of a superblock that went astray, to the place of another copy: what it names was never complete.
+#[test]
+fn a_superblock_in_the_place_of_another_copy_is_not_believed() {
+    let whole = spare(&[remap(1)]);
+    let later = spare(&[remap(1), Command::Save]);
+    let [first, second, ..] = places().map(|place| (place.start + shape().superblock_at(1)) as usize);
+    let mut astray = whole.clone();
+    astray.bytes[first..][..PAGE_SIZE].copy_from_slice(&later.bytes[second..][..PAGE_SIZE]);
+    let found = astray.recover().expect("what was there before");
+    assert_eq!((found.generation, found.copies[0].superblock_page), (2, Some(0)));
+    let found = astray.smash(1, shape().superblock_at(0)).recover().expect("what was there before");
+    assert_eq!((found.generation, found.copies[0].superblock_page), (2, None));
+}
+
+/// Another one that is written over it could, torn, make it whole: it must be known, to be erased before.
+#[test]
+fn remains_of_a_superblock_are_known_by_their_page() {
+    let whole = spare(&[remap(1), Command::Save]);
+    for page in 0..2 {
+        let mut torn = whole.clone();
+        let at = (places()[3].start + shape().superblock_at(page)) as usize;
+        torn.bytes[at + PAGE_SIZE / 2..at + PAGE_SIZE].fill(0x5a);
+        let found = torn.recover().expect("the others are whole");
+        assert_eq!(found.copies.iter().map(|copy| copy.torn).collect::<Vec<_>>(), [0, 0, 0, 1 << page, 0]);
+        assert!(found.needs_repair);
+    }
+}
+
 #[test]
 fn a_hole_in_the_journal_is_no_end() {
     let whole = spare(&[remap(1), remap(3), remap(5)]);
@@ -229,6 +344,13 @@ fn a_checkpoint_that_was_in_use_is_not_forgotten() {
     // One copy's record is enough.
     let one = used.smash(4, shape().journal_at(0));
     assert_eq!(one.recover().err(), Some(RecoveryError::CheckpointLost { generation: 3 }));
+    // The one before it cannot be read either, and a copy that was left behind has what that was made of: too old.
+    let before = spare(&[remap(1), Command::Save]);
+    let later = spare(&[remap(1), Command::Save, Command::Save, remap(5)]).smash(4, shape().superblock_at(0));
+    let lost = later.with_copies(4..5, &before).smash(5, shape().page_at(1, 0));
+    assert_eq!(lost.recover().err(), Some(RecoveryError::TableLost { page: 0 }));
+    let unused = lost.smash(4, shape().journal_at(0)).recover().expect("nothing shows that there was more");
+    assert_eq!((blocks(&unused), unused.generation, unused.base), (vec![1], 3, 2));
 }
 
 /// A whole record proves that only where it belongs: elsewhere it is a write that went astray.

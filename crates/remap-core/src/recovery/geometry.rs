@@ -69,6 +69,7 @@ mod tests {
         for other in [
             larger.clone(),
             Superblock { block_shift: 13, ..good.clone() },
+            Superblock { base: 4, ..good.clone() },
             Superblock { main, ..good.clone() },
         ] {
             let refused = RecoveryError::Election(ElectionError::Contradiction { generation: 5 });
