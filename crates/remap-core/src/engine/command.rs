@@ -150,19 +150,23 @@ impl Engine {
     }
 
     pub(super) fn commands_advance(&mut self) {
-        for at in (0..self.commands.len()).rev() {
+        // Those that came first begin first.
+        let mut at = 0;
+        while at < self.commands.len() {
             self.command_step(at);
-            if self.command_ended(at) {
-                let running = self.commands.remove(at);
-                let mut outcome = running.outcome;
-                if let Command::Remap(extent, _) | Command::Clear(extent) | Command::Verify { extent, .. } =
-                    running.command
-                {
-                    outcome.lost_sectors = self.lost_sectors_in(&extent);
-                }
-                self.events.done(Event::CommandDone { id: running.id, outcome });
-                self.wake = true;
+            if !self.command_ended(at) {
+                at += 1;
+                continue;
             }
+            let running = self.commands.remove(at);
+            let mut outcome = running.outcome;
+            if let Command::Remap(extent, _) | Command::Clear(extent) | Command::Verify { extent, .. } =
+                running.command
+            {
+                outcome.lost_sectors = self.lost_sectors_in(&extent);
+            }
+            self.events.done(Event::CommandDone { id: running.id, outcome });
+            self.wake = true;
         }
     }
 

@@ -155,10 +155,7 @@ impl Commit {
 
     /// Is a change of the spares asked for or under way, or what an earlier one left not erased yet?
     fn is_changing_spares(&self) -> bool {
-        self.relayout.is_some()
-            || self.changing.is_some()
-            || self.wiping > 0
-            || !(self.leaving.is_empty() && self.strays.is_empty())
+        self.changing.is_some() || self.wiping > 0 || !(self.leaving.is_empty() && self.strays.is_empty())
     }
 
     /// The copy has a home in which nothing of it lies yet.
@@ -253,9 +250,8 @@ impl Engine {
         match change {
             Change::Join(spare) => self.spare_joins(at, spare),
             Change::Leave(spare) => {
-                let others = self.volume.spares.iter().filter(|s| s.is_present()).count();
                 let present = self.volume.spares.get(usize::from(spare)).is_some_and(SpareRecord::is_present);
-                if !present || others < 2 || self.layout_without(spare).is_none() {
+                if !present || self.layout_without(spare).is_none() {
                     return self.spare_change_fails(at, Fault::Unsupported);
                 }
                 self.pool.set_leaving(spare, true);
@@ -371,7 +367,7 @@ impl Engine {
             job.slot.iter().chain(&job.failed_slots).any(held)
                 || job.old_slot().is_some_and(|slot| held(&slot))
         });
-        if running.jobs > 0 || by_jobs {
+        if by_jobs {
             return;
         }
         let moved_all = self.next_on(spare, Block(0)).is_none();
