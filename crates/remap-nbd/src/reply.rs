@@ -4,8 +4,10 @@
 //! bytes of a read are never copied.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use remap_io::Buf;
+use remap_runtime::TraceKind;
 use remap_runtime::front::ByteRange;
 use zerocopy::IntoBytes;
 
@@ -43,11 +45,28 @@ pub struct Reply {
     buf: Option<Buf>,
     /// Empty for the usual case: all the heads, then all of the buffer.
     parts: Vec<Part>,
+    /// Whose reply it is, if that is traced.
+    pub(crate) traced: Option<Traced>,
+}
+
+/// A request whose times are recorded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Traced {
+    pub(crate) kind: TraceKind,
+    /// When its header was understood.
+    pub(crate) begun: Instant,
+    /// When its reply was ready.
+    pub(crate) ended: Instant,
 }
 
 impl Reply {
     fn plain(heads: Vec<u8>) -> Self {
-        Self { heads, buf: None, parts: Vec::new() }
+        Self { heads, buf: None, parts: Vec::new(), traced: None }
+    }
+
+    /// To a request that began then, if it is traced.
+    pub(crate) fn traced(self, kind: TraceKind, begun: Option<Instant>) -> Self {
+        Self { traced: begun.map(|begun| Traced { kind, begun, ended: Instant::now() }), ..self }
     }
 
     /// Length on the wire, in bytes.
@@ -184,7 +203,7 @@ impl Replies {
         } else {
             heads = Self::simple(asked, 0);
         }
-        Reply { heads, buf: Some(buf), parts: Vec::new() }
+        Reply { heads, buf: Some(buf), parts: Vec::new(), traced: None }
     }
 
     /// A read with unreadable ranges: the good bytes around them, and an error with the offset of each. With `df` only
@@ -220,7 +239,7 @@ impl Replies {
             heads.extend_from_slice(&(asked.offset + range.start as u64).to_be_bytes());
         }
         parts.push(Part { head: start..heads.len(), body: 0..0 });
-        Reply { heads, buf: Some(buf), parts }
+        Reply { heads, buf: Some(buf), parts, traced: None }
     }
 
     fn content_part(&self, heads: &mut Vec<u8>, parts: &mut Vec<Part>, asked: &Asked, body: Range<usize>) {

@@ -4,6 +4,7 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use common::memory::{MemoryExport, POISON, geometry};
 use common::{client, pattern, serve};
@@ -12,7 +13,8 @@ use remap_nbd::client::{StatusExtent, ZeroOptions};
 use remap_nbd::offer::Style;
 use remap_nbd::proto::{ErrorCode, command_flag, transmission_flag as flag};
 use remap_nbd::{Client, ClientOptions};
-use remap_runtime::front::{BlockState, ByteRange, FrontError, Geometry};
+use remap_runtime::front::{BlockState, ByteRange, Export as _, FrontError, Geometry};
+use remap_runtime::{Stage, TraceKind};
 
 const STYLES: [Style; 3] = [Style::Simple, Style::Structured, Style::Extended];
 const MIB: usize = 1 << 20;
@@ -298,4 +300,46 @@ fn the_queue_is_opened_only_after_the_handshake() {
     let mut client = client(&export, Style::Simple);
     client.flush().unwrap();
     assert_eq!(queues(&export), 1);
+}
+
+/// Each request counts once in each stage that is the connection's, and only while it is traced.
+#[test]
+fn stages_of_requests_are_recorded_while_they_are_traced() {
+    let export = MemoryExport::new(MIB);
+    let mut client = client(&export, Style::Extended);
+    let mut bytes = vec![0; 4096];
+    let mut some = |client: &mut Client| {
+        client.read(0, &mut bytes).unwrap();
+        client.read(4096, &mut bytes).unwrap();
+        client.write(8192, &bytes, false).unwrap();
+        client.flush().unwrap();
+        client.zero(0, 4096, ZeroOptions::default()).unwrap();
+    };
+    some(&mut client);
+    assert!(export.trace().read().is_empty());
+    export.trace().start(Duration::from_secs(3600));
+    some(&mut client);
+    client.disconnect().unwrap();
+    let seen: Vec<_> =
+        export.trace().read().into_iter().map(|(kind, stage, times)| (kind, stage, times.count)).collect();
+    use {Stage::*, TraceKind::*};
+    let expected = [
+        (Read, Reply, 2),
+        (Read, Whole, 2),
+        (Write, Receive, 1),
+        (Write, Reply, 1),
+        (Write, Whole, 1),
+        (Flush, Reply, 1),
+        (Flush, Whole, 1),
+        (Range, Reply, 1),
+        (Range, Whole, 1),
+    ];
+    assert_eq!(seen, expected);
+    assert!(
+        export
+            .trace()
+            .read()
+            .iter()
+            .all(|(.., times)| times.p50_ns <= times.max_ns && times.max_ns <= times.sum_ns)
+    );
 }

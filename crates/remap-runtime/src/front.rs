@@ -8,6 +8,8 @@ use std::time::Duration;
 use remap_core::op::RequestKind;
 use remap_io::Buf;
 
+use crate::trace::Trace;
+
 /// What a client must know of the volume's size and limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Geometry {
@@ -118,6 +120,9 @@ pub trait Export: Send + Sync + 'static {
     /// States of `[offset, offset + len)`, covering it exactly from the start, neighbours merged, at most `max_ranges`
     /// ranges (so it may stop short of the end).
     fn block_status(&self, offset: u64, len: u64, max_ranges: usize) -> Vec<StatusRange>;
+
+    /// Where the front end's own stages of a request are recorded.
+    fn trace(&self) -> &Trace;
 }
 
 /// One thread's way to submit requests and to wait for them and for its socket at the same time.

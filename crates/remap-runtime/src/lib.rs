@@ -9,13 +9,16 @@ mod grace;
 mod mail;
 mod mailbox;
 mod owner;
+mod pattern;
 mod queue;
 mod regions;
 mod spares;
 mod status;
 mod swap;
+mod trace;
 mod volume;
 
+pub use pattern::Pattern;
 pub use queue::VolumeQueue;
 pub use regions::{REGIONS, Region, WORST, worst_regions};
 pub use spares::{
@@ -24,4 +27,5 @@ pub use spares::{
 };
 pub use status::{LaneCounters, SpareStatus, Status};
 pub use swap::SpareError;
+pub use trace::{Stage, StageTimes, Trace, TraceKind, TraceRow};
 pub use volume::{MAX_IO, OnNotice, OpenError, OpenOptions, OpenReport, Stopped, Volume, lost_extents};

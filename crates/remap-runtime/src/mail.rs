@@ -14,6 +14,7 @@ use remap_io::BufSlice;
 use crate::front::FrontError;
 use crate::grace::Presence;
 use crate::mailbox::Mailbox;
+use crate::pattern::Recent;
 use crate::status::LaneCounters;
 
 /// To the owner.
@@ -49,6 +50,7 @@ pub(crate) struct QueueMail {
     pub(crate) mail: Mailbox<ToQueue>,
     pub(crate) presence: Presence,
     pub(crate) counters: LaneAtomics,
+    pub(crate) recent: Recent,
 }
 
 /// One thread's counters: only its queue adds, anybody reads.

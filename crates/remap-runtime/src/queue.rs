@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use remap_core::op::{DeviceId, Fault, RequestKind};
 use remap_core::units::{Block, Extent, SECTOR_SIZE, Sector, Slot};
@@ -22,6 +22,8 @@ use crate::front::{ByteRange, FrontCompletion, FrontError, FrontRequest, Interes
 use crate::grace::{Outstanding, Presence};
 use crate::mail::{Lane, LaneAtomics, QueueMail, ToOwner, ToQueue};
 use crate::mailbox::Mailbox;
+use crate::pattern::{Recent, Streams};
+use crate::trace::Stage;
 use crate::volume::Shared;
 
 /// Device operations of a queue that are out at a time; more wait in it.
@@ -75,6 +77,10 @@ struct Active {
     parts_left: usize,
     bad: Vec<ByteRange>,
     error: Option<FrontError>,
+    /// When it was submitted, if that is traced.
+    begun: Option<Instant>,
+    /// A part of it went to the owner.
+    slow: bool,
 }
 
 /// A stretch of a request with one placement.
@@ -99,6 +105,7 @@ pub struct VolumeQueue {
     /// Spares by their numbers, as last seen.
     spares: Vec<Option<Device>>,
     done: VecDeque<FrontCompletion>,
+    streams: Streams,
     pool: Vec<Buf>,
     pool_bytes: usize,
 }
@@ -111,6 +118,7 @@ impl VolumeQueue {
             mail: Mailbox::open()?,
             presence: Presence::idle(),
             counters: LaneAtomics::default(),
+            recent: Recent::default(),
         });
         shared.queues.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&mail));
         Ok(Self {
@@ -122,6 +130,7 @@ impl VolumeQueue {
             out: Outstanding::default(),
             spares: shared.spares.snapshot(),
             done: VecDeque::new(),
+            streams: Streams::default(),
             pool: Vec::new(),
             pool_bytes: 0,
         })
@@ -223,6 +232,7 @@ impl VolumeQueue {
     fn send_slow(&mut self, index: usize) {
         let Some(&mut Part { active, extent: Some(extent), .. }) = self.parts.get(index) else { return };
         let Some(active) = self.actives.get(active) else { return };
+        active.slow = true;
         let first =
             usize::try_from(extent.start().0 * SECTOR_SIZE - active.request.offset).unwrap_or(usize::MAX);
         let len = usize::try_from(extent.bytes()).unwrap_or(usize::MAX);
@@ -347,6 +357,10 @@ impl VolumeQueue {
     fn finish(&mut self, index: usize) {
         let Some(active) = self.actives.take(index) else { return };
         let read = active.request.kind == RequestKind::Read;
+        if let Some(begun) = active.begun {
+            let stage = if active.slow { Stage::Owner } else { Stage::Device };
+            self.shared.trace.record(active.request.kind.into(), stage, begun);
+        }
         if active.request.kind == RequestKind::Flush && active.error.is_some() {
             self.io.clients_were_told();
         }
@@ -432,8 +446,13 @@ impl Queue for VolumeQueue {
             self.done.push_back(FrontCompletion { token, result: Err(error), buf });
             return;
         }
+        if matches!(request.kind, RequestKind::Read | RequestKind::Write { .. }) {
+            self.streams.note(request.offset, request.len, &self.mail.recent);
+        }
         self.out.starting(&self.mail.presence);
-        let active = Active { token, request, buf, parts_left: 1, bad: Vec::new(), error: None };
+        let begun = self.shared.trace.now();
+        let active =
+            Active { token, request, buf, parts_left: 1, bad: Vec::new(), error: None, begun, slow: false };
         let index = self.actives.add(active);
         if request.kind == RequestKind::Flush {
             self.submit_flush(index);

@@ -1,15 +1,19 @@
 //! What is known about a volume that is being served: plain values, for any front end to print.
 
 use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::time::Duration;
 
-use remap_core::engine::{Counters, VolumeState};
+use remap_core::engine::{Counters, Engine, VolumeState};
 use remap_core::op::{DeviceId, Fault};
 use remap_core::pool::SlotCounts;
 use remap_core::table::TableCounts;
+use remap_core::units::SECTOR_SIZE;
 use remap_format::Policy;
 
-use crate::regions::Region;
+use crate::pattern::Pattern;
+use crate::regions::{Region, worst_regions};
+use crate::volume::Shared;
 
 /// A spare of the volume.
 #[derive(Clone, Debug)]
@@ -90,6 +94,8 @@ pub struct Status {
     pub counters: Counters,
     /// Client counters.
     pub lanes: LaneCounters,
+    /// What clients have been doing lately.
+    pub pattern: Pattern,
     /// Generation of the durable table.
     pub generation: u64,
     /// Copies in step, by number.
@@ -102,4 +108,50 @@ pub struct Status {
     pub uptime: Duration,
     /// When the volume was adopted, seconds since 1970.
     pub created: u64,
+}
+
+/// The state of a volume now.
+pub(crate) fn of(shared: &Shared, engine: &Engine) -> Status {
+    let mut lanes = *shared.past.lock().unwrap_or_else(PoisonError::into_inner);
+    let queues = shared.queues();
+    for queue in &queues {
+        queue.counters.add_to(&mut lanes);
+    }
+    let spares = shared.spares.present().into_iter().map(|(number, device)| SpareStatus {
+        number,
+        path: device.path().to_path_buf(),
+        start: device.start(),
+        size: device.size(),
+        slots: engine.slots(Some(number)),
+    });
+    let volume = engine.volume();
+    Status {
+        name: volume.name.clone(),
+        uuid: uuid::Uuid::from_bytes(volume.volume).to_string(),
+        state: engine.state(),
+        main: shared.main.path().to_path_buf(),
+        size: volume.main.size,
+        block_size: volume.block_size(),
+        logical_block: volume.main.logical_block,
+        policy: volume.policy,
+        read_only: shared.read_only,
+        direct: shared.main.limits().direct,
+        spares: spares.collect(),
+        slots: engine.slots(None),
+        counts: engine.counts(),
+        regions: worst_regions(
+            engine.table().iter(),
+            u64::from(volume.block_sectors()),
+            volume.main.size / SECTOR_SIZE,
+        ),
+        counters: engine.counters(),
+        lanes,
+        pattern: Pattern::of(queues.iter().map(|queue| &queue.recent)),
+        generation: engine.generation(),
+        copies_in_step: engine.copies_in_step(),
+        breaker: engine.breaker(),
+        max_remaps: shared.max_remaps,
+        uptime: shared.clock.elapsed(),
+        created: volume.created,
+    }
 }

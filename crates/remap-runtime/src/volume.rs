@@ -25,10 +25,10 @@ use crate::mail::{QueueMail, ToOwner};
 use crate::mailbox::Mailbox;
 use crate::owner;
 use crate::queue::VolumeQueue;
-use crate::regions::worst_regions;
 use crate::spares::{examine, main_identity};
-use crate::status::{LaneCounters, SpareStatus, Status};
+use crate::status::{self, LaneCounters, Status};
 use crate::swap::SpareDevices;
+use crate::trace::Trace;
 
 /// Largest request that a front end may submit, in bytes (the NBD protocol's own limit for clients that do not ask).
 pub const MAX_IO: u32 = 32 << 20;
@@ -152,8 +152,9 @@ pub(crate) struct Shared {
     /// Counters of queues that are gone.
     pub(crate) past: Mutex<LaneCounters>,
     pub(crate) stopping: AtomicBool,
-    max_remaps: Option<u64>,
-    clock: Clock,
+    pub(crate) trace: Trace,
+    pub(crate) max_remaps: Option<u64>,
+    pub(crate) clock: Clock,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -254,6 +255,7 @@ impl Volume {
             queues: Mutex::default(),
             past: Mutex::default(),
             stopping: AtomicBool::new(false),
+            trace: Trace::default(),
             max_remaps: options.engine.max_remaps,
             clock,
             thread: Mutex::default(),
@@ -309,7 +311,7 @@ impl Volume {
     /// [`Stopped`].
     pub fn status(&self) -> Result<Status, Stopped> {
         let shared = Arc::clone(&self.shared);
-        self.query(move |engine| status_of(&shared, engine))
+        self.query(move |engine| status::of(&shared, engine))
     }
 
     /// All entries of the durable table, in order.
@@ -492,49 +494,6 @@ fn warn_of_copies(recovered: &Recovered, warnings: &mut Vec<String>) {
     }
 }
 
-fn status_of(shared: &Shared, engine: &Engine) -> Status {
-    let mut lanes = *shared.past.lock().unwrap_or_else(PoisonError::into_inner);
-    for queue in shared.queues() {
-        queue.counters.add_to(&mut lanes);
-    }
-    let spares = shared.spares.present().into_iter().map(|(number, device)| SpareStatus {
-        number,
-        path: device.path().to_path_buf(),
-        start: device.start(),
-        size: device.size(),
-        slots: engine.slots(Some(number)),
-    });
-    let volume = engine.volume();
-    Status {
-        name: volume.name.clone(),
-        uuid: uuid::Uuid::from_bytes(volume.volume).to_string(),
-        state: engine.state(),
-        main: shared.main.path().to_path_buf(),
-        size: volume.main.size,
-        block_size: volume.block_size(),
-        logical_block: volume.main.logical_block,
-        policy: volume.policy,
-        read_only: shared.read_only,
-        direct: shared.main.limits().direct,
-        spares: spares.collect(),
-        slots: engine.slots(None),
-        counts: engine.counts(),
-        regions: worst_regions(
-            engine.table().iter(),
-            u64::from(volume.block_sectors()),
-            volume.main.size / SECTOR_SIZE,
-        ),
-        counters: engine.counters(),
-        lanes,
-        generation: engine.generation(),
-        copies_in_step: engine.copies_in_step(),
-        breaker: engine.breaker(),
-        max_remaps: shared.max_remaps,
-        uptime: shared.clock.elapsed(),
-        created: volume.created,
-    }
-}
-
 impl Export for Volume {
     type Queue = VolumeQueue;
 
@@ -566,6 +525,10 @@ impl Export for Volume {
         let Some(extent) = sectors else { return all() };
         let ranges = self.query(move |engine| states_of(engine, &extent, per_block, max_ranges));
         ranges.map_or_else(|_| all(), |ranges| trim(ranges, offset, len))
+    }
+
+    fn trace(&self) -> &Trace {
+        &self.shared.trace
     }
 }
 

@@ -2,6 +2,10 @@
 //!
 //! Invariant: a token names one job from `insert` to `take`, and is used again only after that.
 
+use std::time::Instant;
+
+use remap_runtime::TraceKind;
+
 use crate::reply::Asked;
 
 /// What is done when a job's request to the queue completes.
@@ -12,10 +16,20 @@ pub(super) enum Work {
         /// In one chunk.
         df: bool,
     },
-    /// Report.
-    Once,
+    /// Report: a write or a flush.
+    Once(TraceKind),
     /// Go on with the next part, then report.
     Ranged(Ranged),
+}
+
+impl Work {
+    pub(super) fn kind(&self) -> TraceKind {
+        match self {
+            Self::Read { .. } => TraceKind::Read,
+            Self::Once(kind) => *kind,
+            Self::Ranged(_) => TraceKind::Range,
+        }
+    }
 }
 
 /// What a request without payload does to a range that may be longer than one request to the queue.
@@ -43,6 +57,8 @@ pub(super) struct Job {
     pub(super) work: Work,
     /// Bytes that it counts against the connection's limit.
     pub(super) cost: usize,
+    /// When its header was understood, if that is traced.
+    pub(super) begun: Option<Instant>,
 }
 
 /// Jobs by token.
@@ -77,7 +93,12 @@ mod tests {
     use super::*;
 
     fn job(cookie: u64) -> Job {
-        Job { asked: Asked { cookie, offset: 0, read: false }, work: Work::Once, cost: 0 }
+        Job {
+            asked: Asked { cookie, offset: 0, read: false },
+            work: Work::Once(TraceKind::Write),
+            cost: 0,
+            begun: None,
+        }
     }
 
     #[test]

@@ -4,10 +4,12 @@
 //! replies in the outbox. It is zero at the end.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use remap_core::op::RequestKind;
 use remap_io::Buf;
 use remap_runtime::front::{BlockState, Export, FrontCompletion, FrontError, FrontRequest, Interest, Queue};
+use remap_runtime::{Stage, TraceKind};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::input::Input;
@@ -15,7 +17,7 @@ use super::jobs::{Effect, Job, Jobs, Ranged, Work};
 use super::{ConnectionLimits, ServeError, Watch};
 use crate::outbox::Outbox;
 use crate::proto::{CONTEXT_ALLOCATION_ID, CONTEXT_STATE_ID, ErrorCode, STATUS_EXTENTS_MAX};
-use crate::reply::{Asked, Replies, Reply};
+use crate::reply::{Asked, Replies, Reply, Traced};
 use crate::socket::Socket;
 use crate::transmission::{Command, Head, Incoming, Refusal, Requests};
 
@@ -29,7 +31,7 @@ enum Payload {
     /// None is due.
     None,
     /// Of a write: straight into its buffer.
-    Fill { head: Head, fua: bool, buf: Buf, filled: usize },
+    Fill { head: Head, fua: bool, buf: Buf, filled: usize, begun: Option<Instant> },
     /// Of a refused request: nowhere.
     Drain { left: u64, asked: Asked, refusal: Refusal },
 }
@@ -188,7 +190,7 @@ impl<'a, E: Export> Transmission<'a, E> {
     fn take_payload(&mut self) -> bool {
         match std::mem::replace(&mut self.payload, Payload::None) {
             Payload::None => true,
-            Payload::Fill { head, fua, mut buf, mut filled } => {
+            Payload::Fill { head, fua, mut buf, mut filled, begun } => {
                 let take = self.input.unread().len().min(buf.len() - filled);
                 if take > 0 {
                     buf.bytes_mut()[filled..filled + take].copy_from_slice(&self.input.unread()[..take]);
@@ -196,12 +198,15 @@ impl<'a, E: Export> Transmission<'a, E> {
                     filled += take;
                 }
                 if filled < buf.len() {
-                    self.payload = Payload::Fill { head, fua, buf, filled };
+                    self.payload = Payload::Fill { head, fua, buf, filled, begun };
                     return false;
                 }
                 Watch::count(&self.watch.bytes_written, head.length);
                 let asked = Asked { cookie: head.cookie, offset: head.offset, read: false };
-                let job = Job { asked, work: Work::Once, cost: buf.len() };
+                if let Some(begun) = begun {
+                    self.export.trace().record(TraceKind::Write, Stage::Receive, begun);
+                }
+                let job = Job { asked, work: Work::Once(TraceKind::Write), cost: buf.len(), begun };
                 let kind = RequestKind::Write { fua };
                 self.submit(job, FrontRequest { kind, offset: head.offset, len: head.length }, Some(buf));
                 true
@@ -246,31 +251,32 @@ impl<'a, E: Export> Transmission<'a, E> {
             return;
         }
         Watch::count(&self.watch.requests, 1);
+        let begun = self.export.trace().now();
         self.held.requests += 1;
         self.held.bytes += cost;
         let ranged = |effect, flush| {
             let work =
                 Ranged { effect, next: head.offset, end: head.offset.saturating_add(head.length), flush };
-            Job { asked, work: Work::Ranged(work), cost }
+            Job { asked, work: Work::Ranged(work), cost, begun }
         };
         match verdict {
             Err(refusal) if payload > 0 => self.payload = Payload::Drain { left: payload, asked, refusal },
             Err(refusal) => self.answer(cost, self.replies.error(&asked, refusal.code, &refusal.message)),
             Ok(Command::Flush) => {
-                let job = Job { asked, work: Work::Once, cost };
+                let job = Job { asked, work: Work::Once(TraceKind::Flush), cost, begun };
                 self.submit(job, FrontRequest { kind: RequestKind::Flush, offset: 0, len: 0 }, None);
             }
             Ok(_) if head.length == 0 => self.answer(cost, self.replies.done(&asked)),
             Ok(Command::Read { df }) => {
                 Watch::count(&self.watch.bytes_read, head.length);
                 let buf = self.queue.buffer(cost);
-                let job = Job { asked, work: Work::Read { df }, cost };
+                let job = Job { asked, work: Work::Read { df }, cost, begun };
                 let request = FrontRequest { kind: RequestKind::Read, offset: head.offset, len: head.length };
                 self.submit(job, request, Some(buf));
             }
             Ok(Command::Write { fua }) => {
                 let buf = self.queue.buffer(cost);
-                self.payload = Payload::Fill { head, fua, buf, filled: 0 };
+                self.payload = Payload::Fill { head, fua, buf, filled: 0, begun };
             }
             Ok(Command::Trim { fua }) => self.advance(ranged(Effect::Trim, fua)),
             Ok(Command::Cache) => self.advance(ranged(Effect::Cache, false)),
@@ -301,11 +307,11 @@ impl<'a, E: Export> Transmission<'a, E> {
         let Work::Ranged(ranged) = &mut job.work else { return };
         let stop = self.watch.stopping() || !self.sending;
         if ranged.next == ranged.end && !ranged.flush {
-            return self.answer(job.cost, self.replies.done(&job.asked));
+            return self.answer_job(&job, self.replies.done(&job.asked));
         }
         if stop {
             let reply = self.replies.error(&job.asked, ErrorCode::ESHUTDOWN, "the server stops");
-            return self.answer(job.cost, reply);
+            return self.answer_job(&job, reply);
         }
         if ranged.next == ranged.end {
             ranged.flush = false;
@@ -336,7 +342,8 @@ impl<'a, E: Export> Transmission<'a, E> {
     fn complete(&mut self, completion: FrontCompletion) {
         let FrontCompletion { token, result, buf } = completion;
         let Some(job) = self.jobs.take(token) else { return };
-        let (asked, cost) = (job.asked, job.cost);
+        let (asked, cost, begun) = (job.asked, job.cost, job.begun);
+        let kind = job.work.kind();
         let reply = match (job.work, result, buf) {
             (Work::Read { .. }, Ok(()), Some(buf)) => self.replies.contents(&asked, buf),
             (Work::Read { df }, Err(FrontError::Io { bad }), Some(buf)) => {
@@ -352,15 +359,15 @@ impl<'a, E: Export> Transmission<'a, E> {
                         self.replies.error(&asked, code, message)
                     }
                     (Work::Ranged(ranged), Ok(())) => {
-                        return self.advance(Job { asked, work: Work::Ranged(ranged), cost });
+                        return self.advance(Job { asked, work: Work::Ranged(ranged), cost, begun });
                     }
-                    (Work::Once, Ok(())) => self.replies.done(&asked),
+                    (Work::Once(_), Ok(())) => self.replies.done(&asked),
                     // A read without its buffer has no contents, whatever the result says.
                     (Work::Read { .. }, Ok(())) => self.replies.error(&asked, ErrorCode::EIO, "no contents"),
                 }
             }
         };
-        self.answer(cost, reply);
+        self.answer(cost, reply.traced(kind, begun));
     }
 
     fn status(&self, asked: &Asked, length: u64, one: bool) -> Reply {
@@ -390,6 +397,10 @@ impl<'a, E: Export> Transmission<'a, E> {
         self.replies.status(asked, &all)
     }
 
+    fn answer_job(&mut self, job: &Job, reply: Reply) {
+        self.answer(job.cost, reply.traced(job.work.kind(), job.begun));
+    }
+
     /// A reply is ready; what it takes is held in place of what the request took.
     fn answer(&mut self, cost: usize, reply: Reply) {
         if !self.sending {
@@ -409,8 +420,12 @@ impl<'a, E: Export> Transmission<'a, E> {
     }
 
     fn send(&mut self) {
-        let Self { outbox, held, queue, socket, .. } = self;
+        let Self { outbox, held, queue, socket, export, .. } = self;
         let sent = outbox.send(socket, |reply| {
+            if let Some(Traced { kind, begun, ended }) = reply.traced {
+                export.trace().record(kind, Stage::Reply, ended);
+                export.trace().record(kind, Stage::Whole, begun);
+            }
             held.requests -= 1;
             held.bytes -= reply.len();
             if let Some(buf) = reply.into_buf() {

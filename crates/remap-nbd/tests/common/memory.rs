@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use remap_core::op::RequestKind;
 use remap_io::Buf;
+use remap_runtime::Trace;
 use remap_runtime::front::{
     BlockState, ByteRange, Export, FrontCompletion, FrontError, FrontRequest, Geometry, Interest, Queue,
     StatusRange,
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     /// Bytes of buffers handed out and not recycled, now and at most.
     pub(crate) outstanding: AtomicI64,
     pub(crate) peak: AtomicI64,
+    pub(crate) trace: Trace,
 }
 
 pub(crate) struct MemoryExport {
@@ -144,6 +146,10 @@ impl Export for MemoryExport {
             done: VecDeque::new(),
             checked: (self.geometry.size, u64::from(self.geometry.max_io), u64::from(self.geometry.min_io)),
         })
+    }
+
+    fn trace(&self) -> &Trace {
+        &self.shared.trace
     }
 
     fn block_status(&self, offset: u64, len: u64, max_ranges: usize) -> Vec<StatusRange> {
