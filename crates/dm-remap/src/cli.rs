@@ -26,6 +26,7 @@ use self::shared::{JsonArg, OutputArg, SparesArg};
 use crate::exit;
 use crate::open::SpareArg;
 use crate::units::{parse_block_size, parse_duration, parse_size};
+use crate::wire::TRACE_SECONDS_MAX;
 
 /// Keeps a failing disk in service: remaps bad blocks to a spare
 ///
@@ -63,6 +64,7 @@ pub(crate) enum Command {
     Adopt(AdoptArgs),
     Serve(ServeArgs),
     Status(StatusArgs),
+    Trace(TraceArgs),
     Message(MessageArgs),
     Map(MapArgs),
     Metadata(MetadataArgs),
@@ -234,6 +236,33 @@ pub(crate) struct StatusArgs {
     /// Tell the state by the exit code
     #[arg(long)]
     pub(crate) exit_code: bool,
+}
+
+/// Show where the time of requests goes
+///
+/// For each kind of request and each stage: how many, mean, median, 99 of 100, longest, and the share of the whole. Nothing is
+/// measured before and after; requests pay nothing for it then.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Stages:
+  receive   from the header of a write to the last byte of its data
+  device    look-up, kernel and device, all blocks being healthy or on a spare
+  owner     the same, where a block is in trouble
+  reply     from the end of the request to the last byte of its reply with the kernel
+  whole     from the header to then; what the stages leave of it is waiting for the others
+
+Examples:
+  dm-remap trace sdb                  for ten seconds
+  dm-remap trace sdb --seconds 60 --json")]
+pub(crate) struct TraceArgs {
+    /// Name of the volume, or path of its control socket
+    pub(crate) volume: String,
+    /// How long to measure; an interrupt ends it early
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=i64::from(TRACE_SECONDS_MAX)))]
+    pub(crate) seconds: u32,
+    /// JSON, with a schema_version
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Tell a volume that is being served what to do

@@ -24,6 +24,7 @@ mod serve;
 mod status;
 mod status_json;
 mod status_line;
+mod trace;
 mod units;
 mod wire;
 
@@ -55,6 +56,7 @@ fn carry_out(command: &cli::Command) -> anyhow::Result<ExitCode> {
         cli::Command::Adopt(args) => adopt::run(args),
         cli::Command::Serve(args) => serve::run(args),
         cli::Command::Status(args) => status::run(args),
+        cli::Command::Trace(args) => trace::run(args),
         cli::Command::Message(args) => message::run(args),
         cli::Command::Map(args) => map::run(args),
         cli::Command::Metadata(args) => metadata::run(args),

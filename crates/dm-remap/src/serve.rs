@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use remap_core::engine::{Counters, EngineConfig, Notice};
 use remap_io::{Device, Drill};
 use remap_nbd::{ConnectionLimits, Listen, Server, ServerConfig};
+use remap_runtime::front::Export as _;
 use remap_runtime::{LaneCounters, OpenError, OpenOptions, OpenReport, Volume};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -27,7 +28,7 @@ use crate::news::{self, Level, News};
 use crate::open::{Access, Opener, recovery_refusal};
 use crate::status_json::{DrillReport, StatusReport, Surroundings};
 use crate::units::format_size;
-use crate::wire::{Ask, PAGE, Reply, SpareHead, TableHead};
+use crate::wire::{Ask, PAGE, Reply, SpareHead, TRACE_SECONDS_MAX, TableHead, WireStage};
 use crate::{message, notify};
 
 /// Permissions of the NBD socket: its owner's only.
@@ -149,6 +150,21 @@ impl Service {
     }
 }
 
+impl Service {
+    /// What was seen so far; then begins anew, or ends.
+    fn trace(&self, seconds: Option<u32>) -> Vec<WireStage> {
+        let trace = self.volume.trace();
+        if seconds == Some(0) {
+            trace.stop();
+        }
+        let seen = trace.read().into_iter().map(WireStage::from).collect();
+        if let Some(seconds @ 1..) = seconds {
+            trace.start(Duration::from_secs(seconds.min(TRACE_SECONDS_MAX).into()));
+        }
+        seen
+    }
+}
+
 impl Answer for Service {
     fn answer(&self, ask: Ask, send: &mut dyn FnMut(Reply) -> anyhow::Result<()>) -> anyhow::Result<()> {
         match ask {
@@ -158,6 +174,7 @@ impl Answer for Service {
                 send(Reply::Message { text, ok })
             }
             Ask::Entries => self.table(send),
+            Ask::Trace { seconds } => send(Reply::Trace { stages: self.trace(seconds) }),
         }
     }
 }

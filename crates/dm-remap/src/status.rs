@@ -202,14 +202,15 @@ pub(crate) fn text(report: &StatusReport) -> String {
     row(
         "requests",
         &format!(
-            "{} reads ({}), {} writes ({}), {} flushes; failed: {} reads, {} writes",
+            "{} reads ({}), {} writes ({}), {} flushes; failed: {} reads, {} writes{}",
             r.reads,
             format_size(r.read_bytes),
             r.writes,
             format_size(r.written_bytes),
             r.flushes,
             r.failed_reads,
-            r.failed_writes
+            r.failed_writes,
+            lately(&r.pattern),
         ),
     );
     for drill in &report.drills {
@@ -231,6 +232,14 @@ pub(crate) fn text(report: &StatusReport) -> String {
     let uptime = format_duration(std::time::Duration::from_secs(report.uptime));
     row("since", &format!("{uptime}, process {}; adopted {}", report.pid, format_time(report.created)));
     text
+}
+
+/// What clients have been doing lately, where that is known.
+fn lately(pattern: &str) -> String {
+    match pattern {
+        "" | "unknown" => String::new(),
+        known => format!("; lately {known}"),
+    }
 }
 
 /// Where on the main device most of the trouble is.

@@ -5,7 +5,7 @@
 use remap_core::engine::VolumeState;
 use remap_core::op::{DeviceId, Fault};
 use remap_nbd::ConnectionStatus;
-use remap_runtime::{LaneCounters, Region, Status};
+use remap_runtime::{LaneCounters, Pattern, Region, Status};
 use serde::{Deserialize, Serialize};
 
 /// Version of the fields below.
@@ -133,7 +133,7 @@ pub(crate) struct SuspendedReport {
 /// In place of a fault: somebody asked for it.
 pub(crate) const BY_COMMAND: &str = "by command";
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RequestsReport {
     pub(crate) reads: u64,
     pub(crate) writes: u64,
@@ -146,10 +146,13 @@ pub(crate) struct RequestsReport {
     pub(crate) fast: u64,
     pub(crate) slow: u64,
     pub(crate) remapped: u64,
+    /// Of the last 64 reads and writes of each connection: `sequential`, `random`, `mixed`; `unknown` before there were so many.
+    #[serde(default)]
+    pub(crate) pattern: String,
 }
 
-impl From<LaneCounters> for RequestsReport {
-    fn from(lanes: LaneCounters) -> Self {
+impl RequestsReport {
+    fn of(lanes: &LaneCounters, pattern: Pattern) -> Self {
         Self {
             reads: lanes.reads,
             writes: lanes.writes,
@@ -161,6 +164,7 @@ impl From<LaneCounters> for RequestsReport {
             fast: lanes.fast,
             slow: lanes.slow,
             remapped: lanes.remapped,
+            pattern: pattern.word().to_owned(),
         }
     }
 }
@@ -289,7 +293,7 @@ impl StatusReport {
                 device: device_word(device),
                 fault: if around.suspended_by_command { BY_COMMAND } else { fault_word(fault) }.to_owned(),
             }),
-            requests: lanes.into(),
+            requests: RequestsReport::of(&lanes, status.pattern),
             events: EventsReport {
                 read_errors: counters.read_errors + lanes.read_errors,
                 write_errors: counters.write_errors + lanes.write_errors,

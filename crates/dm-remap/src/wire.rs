@@ -5,6 +5,7 @@
 
 use anyhow::{Context as _, ensure};
 use remap_format::{Cause, Entry, EntryFlags, EntryState};
+use remap_runtime::{StageTimes, TraceRow};
 use serde::{Deserialize, Serialize};
 
 use crate::status_json::StatusReport;
@@ -15,6 +16,8 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) const REQUEST_MAX: usize = 64 << 10;
 /// Longest line of a reply in bytes.
 pub(crate) const REPLY_MAX: usize = 4 << 20;
+/// Longest time that requests are measured, in seconds.
+pub(crate) const TRACE_SECONDS_MAX: u32 = 3600;
 /// Entries in one line of a reply.
 pub(crate) const PAGE: usize = 1024;
 
@@ -36,6 +39,8 @@ pub(crate) enum Ask {
     Message { words: Vec<String> },
     /// The table.
     Entries,
+    /// Times of requests: begins to measure for so many seconds (0: ends it), or only asks; answered with what was seen before.
+    Trace { seconds: Option<u32> },
 }
 
 /// What is answered.
@@ -50,8 +55,30 @@ pub(crate) enum Reply {
     Table { table: TableHead },
     /// To [`Ask::Entries`], all further lines; the last one says so.
     Entries { entries: Vec<WireEntry>, last: bool },
+    /// To [`Ask::Trace`].
+    Trace { stages: Vec<WireStage> },
     /// The request was not understood or could not be carried out.
     Error { text: String },
+}
+
+/// A stage of a kind of requests, as [`remap_runtime::StageTimes`] has it: times in nanoseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WireStage {
+    pub(crate) kind: String,
+    pub(crate) stage: String,
+    pub(crate) count: u64,
+    pub(crate) sum_ns: u64,
+    pub(crate) p50_ns: u64,
+    pub(crate) p99_ns: u64,
+    pub(crate) max_ns: u64,
+}
+
+impl From<TraceRow> for WireStage {
+    fn from((kind, stage, times): TraceRow) -> Self {
+        let StageTimes { count, sum_ns, p50_ns, p99_ns, max_ns } = times;
+        let (kind, stage) = (kind.word().to_owned(), stage.word().to_owned());
+        Self { kind, stage, count, sum_ns, p50_ns, p99_ns, max_ns }
+    }
 }
 
 /// What the entries are about.
@@ -169,7 +196,10 @@ mod tests {
 
     #[test]
     fn asks_round_trip_and_nonsense_is_refused() {
-        for ask in [Ask::Status, Ask::Entries, Ask::Message { words: vec!["remap".into(), "7".into()] }] {
+        let trace = Ask::Trace { seconds: Some(3) };
+        for ask in
+            [Ask::Status, Ask::Entries, trace, Ask::Message { words: vec!["remap".into(), "7".into()] }]
+        {
             let line = encode(&ask).unwrap();
             assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
             assert_eq!(decode::<Ask>(&line).unwrap(), ask);

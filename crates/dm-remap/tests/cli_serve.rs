@@ -6,6 +6,8 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use program::{Bench, Server, client, exists, read};
 use remap_nbd::{Client, ClientOptions, Uri};
@@ -48,6 +50,46 @@ fn a_volume_in_service_answers_and_stops_cleanly() {
     let mut expected = disk;
     expected[8192..12288].fill(7);
     assert!(bench.bytes("main") == expected, "nothing else was written");
+}
+
+/// While requests come, in the order of the volume.
+#[test]
+fn a_trace_shows_where_the_time_of_requests_goes() {
+    let bench = Bench::create();
+    let disk = bench.adopted();
+    let server = bench.serve(&[]);
+    let mut nbd = server.client();
+    let over = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&over);
+    let load = std::thread::spawn(move || {
+        while !stop.load(Ordering::Acquire) {
+            for at in (0..disk.len()).step_by(4096) {
+                read(&mut nbd, at as u64, 4096);
+            }
+            nbd.write(0, &[7; 4096], false).unwrap();
+            nbd.flush().unwrap();
+        }
+    });
+    let json = bench.run(&["trace", "vol", "--seconds", "1", "--json"]).done().out;
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(report["schema_version"], 1);
+    let text = bench.run(&["trace", "vol", "--seconds", "1"]).done().out;
+    over.store(true, Ordering::Release);
+    load.join().unwrap();
+    for row in ["read            device", "receive", "whole", "flush"] {
+        assert!(text.contains(row), "{row:?} is missing in {text}");
+    }
+    let stages = report["stages"].as_array().unwrap();
+    let count = |kind: &str, stage: &str| {
+        stages.iter().find(|s| s["kind"] == kind && s["stage"] == stage).and_then(|s| s["count"].as_u64())
+    };
+    assert!(count("read", "whole") > Some(0) && count("read", "device") >= count("read", "whole"), "{json}");
+    assert_eq!(count("read", "owner"), None, "no block is in trouble");
+    let status = bench.status();
+    assert_eq!(status["requests"]["pattern"], "unknown", "of those who are there now");
+    bench.run(&["trace", "nobody"]).refused(7, &["nobody: no such volume"]);
+    let seconds = bench.run(&["trace", "vol", "--seconds", "3601"]);
+    assert!(seconds.code == Some(2) && seconds.err.contains("3601 is not in 1..=3600"), "{seconds:?}");
 }
 
 #[test]

@@ -19,10 +19,11 @@ const fn tool(words: &'static str, args: &'static str, inputs: &'static [&'stati
 }
 
 /// All of them, in the order of the help.
-pub(crate) const TOOLS: [Tool; 18] = [
+pub(crate) const TOOLS: [Tool; 19] = [
     tool("adopt", "MAIN --spare NEW --create-spare 2M --map LIST --name other", &["MAIN", "LIST"]),
     tool("serve", "MAIN --spare SPARE --stdio", &["MAIN", "SPARE"]),
     Tool { needs_arguments: false, ..tool("status", "vol", &[]) },
+    tool("trace", "vol --seconds 1", &[]),
     tool("message", "vol ping", &[]),
     tool("map list", "--spare SPARE", &["SPARE"]),
     tool("map import", "--main MAIN --spare SPARE LIST", &["MAIN", "SPARE", "LIST"]),
@@ -123,7 +124,7 @@ fn a_wrong_command_line_is_told_apart_from_all_else() {
 
 #[test]
 fn they_do_their_work() {
-    for tool in TOOLS.iter().filter(|t| !matches!(t.words, "status" | "message" | "demo")) {
+    for tool in TOOLS.iter().filter(|t| !matches!(t.words, "status" | "trace" | "message" | "demo")) {
         let world = World::create();
         let said = world.run(&tool.line(None).iter().map(String::as_str).collect::<Vec<_>>());
         // The volume has lost sectors, and to leave it with them is not the same as without.
