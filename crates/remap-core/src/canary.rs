@@ -17,6 +17,8 @@ pub enum Canary {
     AckFailedWrite,
     /// C2: a record is written before the slots that it names were flushed.
     MapBeforeData,
+    /// C2: a flush counts for what was written after it had begun.
+    FlushedTooEarly,
     /// C2: superblocks are written before the checkpoint that they name was flushed.
     NameBeforePages,
     /// C3: a read of lost sectors ends well, with whatever was in the buffer.
@@ -57,10 +59,11 @@ pub enum Canary {
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::AckBeforeCommit,
         Self::AckFailedWrite,
         Self::MapBeforeData,
+        Self::FlushedTooEarly,
         Self::NameBeforePages,
         Self::ZeroesForLost,
         Self::LostMaskDropped,

@@ -23,7 +23,7 @@ const MODEL: bool = cfg!(any(loom, shuttle));
 /// Repeats of a look-up that met a change.
 pub const RETRIES: u32 = if MODEL { 1 } else { 64 };
 /// Blocks that can be moving at the same time.
-pub const MAX_MOVING: usize = if MODEL { 2 } else { 64 };
+pub const MAX_MOVING: usize = if MODEL { 2 } else { 128 };
 /// Most bits in the summary (1 MiB of them).
 const MAX_REGIONS: u64 = 1 << 23;
 /// Least blocks in a region.

@@ -132,7 +132,7 @@ fn commands_leave_jobs_for_writes() {
     let ended = events(&mut engine).into_iter().filter(|event| !matches!(event, Event::Notice(_))).count();
     assert_eq!(ended, MAX_JOBS + 1);
     assert!(engine.is_idle());
-    assert_eq!(engine.counts().remapped_blocks, 164);
+    assert_eq!(engine.counts().remapped_blocks, 100 + MAX_JOBS as u64);
 }
 
 #[test]
@@ -161,9 +161,15 @@ fn suspicions_beyond_the_limit_are_counted() {
     let mut engine = engine(Policy::RewriteThenRemap);
     let reading = |op: &Op| if matches!(op.kind, OpKind::Read(_)) { Err(Fault::Medium) } else { Ok(()) };
     // One block more than fits, read while a command keeps every job that may examine them.
-    engine.command(NOW, CommandId(1), Command::Remap(blocks(0, 48), Cause::Manual)).expect("taken");
+    engine
+        .command(
+            NOW,
+            CommandId(1),
+            Command::Remap(blocks(0, (MAX_JOBS - MAX_JOBS / 4) as u64), Cause::Manual),
+        )
+        .expect("taken");
     let held = ops(&mut engine);
-    assert_eq!(held.len(), 48);
+    assert_eq!(held.len(), MAX_JOBS - MAX_JOBS / 4);
     let mut next = 1000;
     while next <= 1000 + MAX_SUSPICIONS as u64 {
         let extent = Extent::new(Sector(next * 8), 1).expect("a sector");
@@ -300,4 +306,26 @@ fn a_block_that_moves_is_left_to_the_owner() {
     let slot = engine.table().get(Block(4)).map(|entry| Placement::Settled(Slot(entry.slot)));
     assert_eq!([at(0, 10), at(5, 10)], [(4, Placement::Main), (5, Placement::Main)]);
     assert_eq!(Some(at(4, 10)), slot.map(|slot| (1, slot)));
+}
+
+/// Commits are shared: blocks that fail side by side cost few flushes, whatever their number.
+#[test]
+fn a_thousand_blocks_that_fail_at_once_share_their_flushes() {
+    let mut engine = engine(Policy::RemapOnly);
+    for id in 0..1000 {
+        let write = request(id, RequestKind::Write { fua: false }, blocks(2 * id, 1));
+        engine.submit(NOW, write).expect("there is room");
+    }
+    let (mut flushes, mut ended) = (0, 0);
+    while ended < 1000 {
+        // All that is out ends side by side.
+        for op in ops(&mut engine) {
+            let fails = op.device == DeviceId::Main && matches!(op.kind, OpKind::Write { .. });
+            flushes += usize::from(op.kind == OpKind::Flush);
+            engine.handle_completion(NOW, op.id, if fails { Err(Fault::Medium) } else { Ok(()) });
+        }
+        ended += events(&mut engine).into_iter().filter(|event| !matches!(event, Event::Notice(_))).count();
+    }
+    assert_eq!(engine.counts().remapped_blocks, 1000);
+    assert!(flushes < 20, "{flushes}");
 }

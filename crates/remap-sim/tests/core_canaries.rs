@@ -38,6 +38,7 @@ canaries! {
     acknowledged_before_the_commit: AckBeforeCommit within 40;
     a_failed_write_acknowledged: AckFailedWrite within 10;
     map_before_data: MapBeforeData within 20;
+    a_flush_that_began_too_early: FlushedTooEarly within 300;
     superblock_before_its_pages: NameBeforePages within 200;
     lost_reads_as_good: ZeroesForLost within 10;
     partial_write_heals_all: LostMaskDropped within 80;

@@ -9,22 +9,18 @@ use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use remap_format::layout::{self, CopyPlace, CopyShape};
-use remap_format::{COPIES, Entry, EntryState, MAX_RECORD_EDITS, PAGE_SIZE, Record, RecordHeader};
+use remap_format::{COPIES, Entry, EntryState, PAGE_SIZE, Record, RecordHeader};
 
+use super::batch::{Batch, DeviceSet};
 use super::checkpoint::{Checkpoint, Phase as CheckpointPhase};
-use super::job::JobKind;
 use super::ops::{CommitPart, Purpose};
 use super::spares::{Change, Former, Relayout, Strays, as_array};
-use super::step::MAX_JOB_EDITS;
-use super::{Engine, MAX_JOBS, MIN_COPIES, Notice, RequestError};
-use crate::canary::Canary;
+use super::{Engine, MIN_COPIES, Notice, RequestError};
 use crate::memory::{self, NoMemory};
 use crate::op::{Buffer, DeviceId, Fault, OpKind};
 use crate::recovery::{Flaw, Recovered, shape_of};
 use crate::units::{Extent, Sector};
 
-/// Set of devices: bit 0 the main device, bit n+1 spare n.
-pub(super) type DeviceSet = u32;
 /// Set of copies: bit n is copy n.
 pub(super) type CopySet = u8;
 /// Bytes for some copies.
@@ -33,31 +29,6 @@ pub(super) type PerCopy = ArrayVec<(u8, Vec<u8>), { COPIES as usize }>;
 const RESYNC_PAUSE_NS: u64 = 10_000_000_000;
 const RESYNC_TRIES: u32 = 6;
 pub(super) const ALL_COPIES: CopySet = (1 << COPIES) - 1;
-
-/// Most edits of a batch: every job's.
-const MAX_BATCH_EDITS: usize = MAX_JOBS * MAX_JOB_EDITS;
-const _: () = assert!(MAX_BATCH_EDITS <= MAX_RECORD_EDITS, "all jobs' edits fit one record");
-
-/// Edits that become durable together, and the jobs that wait for them.
-#[derive(Debug)]
-pub(super) struct Batch {
-    pub(super) jobs: ArrayVec<usize, MAX_JOBS>,
-    edits: Vec<Entry>,
-    flush: DeviceSet,
-}
-
-impl Batch {
-    fn with_room() -> Result<Self, NoMemory> {
-        Ok(Self { jobs: ArrayVec::new(), edits: memory::list(MAX_BATCH_EDITS)?, flush: 0 })
-    }
-
-    /// Empties it, keeps its memory, and gives the jobs that waited.
-    fn end(&mut self) -> ArrayVec<usize, MAX_JOBS> {
-        self.edits.clear();
-        self.flush = 0;
-        core::mem::take(&mut self.jobs)
-    }
-}
 
 #[derive(Debug)]
 pub(super) enum Phase {
@@ -77,6 +48,10 @@ pub(super) enum Phase {
 pub(super) struct Commit {
     pub(super) phase: Phase,
     pub(super) staged: Batch,
+    /// Spares with bytes of what is staged that the flush under way makes durable, too.
+    pub(super) riding: DeviceSet,
+    /// A commit waits for others until then.
+    pub(super) hold_until: Option<u64>,
     pub(super) batch: Batch,
     pub(super) shape: CopyShape,
     pub(super) places: [CopyPlace; COPIES as usize],
@@ -153,6 +128,8 @@ impl Commit {
         Ok(Self {
             phase: Phase::Idle,
             staged: Batch::with_room()?,
+            riding: 0,
+            hold_until: None,
             batch: Batch::with_room()?,
             shape: shape_of(superblock),
             places: layout::copy_places(&superblock.spares, &superblock.homes),
@@ -206,17 +183,16 @@ impl Commit {
         self.frozen_until.is_some()
     }
 
-    /// If bytes on the device are to be flushed for the next commit: takes all that is staged, and gives its jobs.
-    pub(super) fn take_staged_on(&mut self, device: DeviceId) -> ArrayVec<usize, MAX_JOBS> {
-        if self.staged.flush & set_of(device) == 0 { ArrayVec::new() } else { self.staged.end() }
-    }
-
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Idle) && self.staged.edits.is_empty() && !self.checkpoint_wanted
     }
 
     pub(super) fn retry_at(&self) -> Option<u64> {
-        if self.is_frozen() { self.frozen_until } else { self.resync_at }
+        if self.is_frozen() {
+            self.frozen_until
+        } else {
+            [self.resync_at, self.hold_until].into_iter().flatten().min()
+        }
     }
 
     /// Copies that fell behind are written anew after a pause, which doubles; not for ever, because each try writes the whole table.
@@ -278,47 +254,11 @@ impl Commit {
     }
 }
 
-fn devices_of(set: DeviceSet) -> impl Iterator<Item = DeviceId> {
-    let device = |bit: u32| bit.checked_sub(1).map_or(DeviceId::Main, |n| DeviceId::Spare(n as u8));
-    (0..u32::BITS).filter(move |bit| set & (1 << bit) != 0).map(device)
-}
-
-fn set_of(device: DeviceId) -> DeviceSet {
-    match device {
-        DeviceId::Main => 1,
-        DeviceId::Spare(n) => 2 << n,
-    }
-}
-
 pub(super) fn copies_of(set: CopySet) -> impl Iterator<Item = u8> {
     (0..COPIES).filter(move |copy| set & (1 << copy) != 0)
 }
 
 impl Engine {
-    /// Takes a job's edits into the next commit.
-    pub(super) fn stage_edits(
-        &mut self,
-        job: usize,
-        edits: &[Entry],
-        flush: Option<DeviceId>,
-        request: Option<usize>,
-    ) {
-        if self.commit.is_frozen() && request.is_some() {
-            self.orphan_job(job);
-        }
-        if let Some(request) = request.filter(|_| self.planted(Canary::AckBeforeCommit)) {
-            self.request_job_done(request, Ok(()));
-            if let Some(job) = self.job(job) {
-                job.kind = JobKind::Learn { sectors: 0, on_slot: false };
-            }
-        }
-        let staged = &mut self.commit.staged;
-        staged.jobs.push(job);
-        memory::extend(&mut staged.edits, edits.len(), edits.iter().copied());
-        staged.flush |= flush.map_or(0, set_of);
-        self.wake = true;
-    }
-
     pub(super) fn commit_advance(&mut self) {
         if let Some(at) = self.commit.frozen_until {
             if self.now.mono_ns < at || self.commit.out > 0 {
@@ -339,29 +279,9 @@ impl Engine {
         let full = staged > 0 && self.commit.position + pages > self.commit.shape.journal_pages;
         if self.commit.checkpoint_wanted || full {
             self.begin_checkpoint();
-        } else if staged > 0 {
+        } else if staged > 0 && !self.holds_commit() {
             self.take_batch();
             self.begin_data_flush();
-        }
-    }
-
-    /// All that is staged goes into one record: the edits of all jobs there can be fit.
-    fn take_batch(&mut self) {
-        self.commit.batch.end();
-        core::mem::swap(&mut self.commit.batch, &mut self.commit.staged);
-    }
-
-    fn begin_data_flush(&mut self) {
-        self.commit.phase = Phase::DataFlush;
-        self.commit.fault = None;
-        let set = if self.planted(Canary::MapBeforeData) { 0 } else { self.commit.batch.flush };
-        let nowhere = Extent::new(Sector(0), 1).expect("one sector");
-        for device in devices_of(set) {
-            self.emit_commit(device, nowhere, OpKind::Flush, CommitPart::DataFlush);
-            self.counters.commit_flushes += 1;
-        }
-        if self.commit.out == 0 {
-            self.begin_record();
         }
     }
 
@@ -432,6 +352,7 @@ impl Engine {
         for copy in copies_of(self.commit.trying) {
             spares |= 1 << self.commit.place(copy).spare;
         }
+        self.commit.ride_along(spares << 1);
         let nowhere = Extent::new(Sector(0), 1).expect("one sector");
         for spare in (0..16u8).filter(|s| spares & (1 << s) != 0) {
             self.emit_commit(DeviceId::Spare(spare), nowhere, OpKind::Flush, CommitPart::Flush(spare));
@@ -441,6 +362,9 @@ impl Engine {
 
     pub(super) fn commit_op_done(&mut self, part: CommitPart, outcome: Result<(), Fault>) {
         self.commit.out -= 1;
+        if let CommitPart::Flush(spare) = part {
+            self.commit.ride_ends(DeviceId::Spare(spare), outcome.is_ok());
+        }
         if let Err(fault) = outcome {
             match part {
                 CommitPart::DataFlush => {
@@ -481,24 +405,6 @@ impl Engine {
                 Phase::Idle | Phase::Checkpoint(_) => {}
             }
         }
-    }
-
-    /// A flush that failed leaves the contents of the batch's slots in doubt; no record was written: nothing happened.
-    fn data_flushed(&mut self) {
-        let Some(fault) = self.commit.fault else { return self.begin_record() };
-        self.commit.phase = Phase::Idle;
-        let device = match (self.commit.batch.flush >> 1).trailing_zeros() {
-            u32::BITS => DeviceId::Main,
-            spare => DeviceId::Spare(spare as u8),
-        };
-        self.trip(device, fault, false);
-        for device in devices_of(self.commit.batch.flush) {
-            self.flush_failed(device, fault);
-        }
-        for job in self.commit.batch.end() {
-            self.abort_job(job, RequestError::Io(fault));
-        }
-        self.wake = true;
     }
 
     fn record_written(&mut self) {

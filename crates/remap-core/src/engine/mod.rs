@@ -7,6 +7,7 @@
 //! [`Engine::handle_timeout`] in any order; after each, carry out what [`Engine::poll_op`] gives, in any order, and take the
 //! events of [`Engine::poll_event`]; call `handle_timeout` when [`Engine::poll_timeout`] says. Same calls, same answers (C7).
 
+mod batch;
 mod breaker;
 mod checkpoint;
 mod command;
