@@ -5,6 +5,7 @@
 
 mod format;
 mod lookup;
+mod slow;
 mod start;
 
 pub(crate) use format::RECORD;
@@ -44,6 +45,7 @@ pub(crate) fn run(quick: bool, stop: &AtomicBool) -> anyhow::Result<Vec<Figure>>
         if quick { Patience { chunks: 31, events: 500 } } else { Patience { chunks: 101, events: 4000 } };
     let sizes = if quick { &QUICK_SIZES[..] } else { &SIZES };
     let mut figures = format::figures(patience);
+    figures.extend(slow::figures(patience)?);
     for &remaps in sizes {
         eprintln!("parts: a table of {remaps} remaps");
         figures.extend(lookup::figures(remaps, patience)?);
