@@ -255,8 +255,13 @@ fn docs(stage: &Stage<'_>) -> Result<Verdict> {
     stage.cargo_with(20, &args, &[("RUSTDOCFLAGS", "-D warnings")])
 }
 
-/// The sources are looked at by the lane `layers`; with the bare target's core library a compiler says it better.
+/// The sources are looked at by the lane `layers`; with the bare target's core library a compiler says it better. The format's tests are run
+/// once more, with what it does without `std`.
 fn no_std(stage: &Stage<'_>) -> Result<Verdict> {
+    let verdict = stage.cargo(10, &["test", "--package", "remap-format", "--locked"])?;
+    if !verdict.good {
+        return Ok(verdict);
+    }
     const TARGET: &str = "x86_64-unknown-none";
     let rustc = Command::new("rustc").args(["--print", "sysroot"]).current_dir(stage.root).output();
     let sysroot = rustc.context("rustc does not start")?.stdout;
