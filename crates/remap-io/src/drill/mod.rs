@@ -161,6 +161,17 @@ pub struct DrillCounts {
     pub state_failures: u64,
 }
 
+/// Which errors a drill can cause, for those who must tell them from errors of their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Sectors that are bad now, of the device or slice that the drill is on; sorted, not overlapping.
+    pub bad: Vec<Extent>,
+    /// Bad sectors may take a write and fail to give it back, or refuse one for no reason of the medium.
+    pub takes_back: bool,
+    /// Any operation may fail, wherever it is.
+    pub anywhere: bool,
+}
+
 /// What a drill makes of an operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Judged {
@@ -294,6 +305,19 @@ impl Drill {
     #[must_use]
     pub fn bad_sectors(&self) -> u64 {
         self.changing().bad.total()
+    }
+
+    /// Which errors it can cause from now on.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        let Spec { errno, on, after, never_after, gone_after, rate, .. } = &self.spec;
+        let of_the_medium = matches!(*errno, Errno::IO | Errno::NODATA | Errno::ILSEQ);
+        let extent = |(&start, &end): (&u64, &u64)| Extent::between(Sector(start), Sector(end));
+        Reach {
+            bad: self.changing().bad.0.iter().filter_map(extent).collect(),
+            takes_back: after.is_some() || never_after.is_some() || !on.write || !of_the_medium,
+            anywhere: gone_after.is_some() || *rate > 0 || on.flush,
+        }
     }
 
     /// The write cache, if it is one.
