@@ -23,6 +23,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::cli::DemoArgs;
 use crate::exit::{Exit, refusal};
+pub(crate) use random::Random;
 use server::WorkDir;
 use story::{Plan, Story};
 use tools::Tools;

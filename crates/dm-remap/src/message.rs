@@ -21,7 +21,7 @@ use crate::metadata::read_dump;
 use crate::open::{Access, Opener, SpareArg, examine};
 use crate::wire::{Ask, Reply};
 
-pub(crate) use answer::answer;
+pub(crate) use answer::{answer, differences};
 
 /// Runs the command.
 pub(crate) fn run(args: &MessageArgs) -> anyhow::Result<ExitCode> {

@@ -33,7 +33,7 @@ use crate::open::{Access, Opener, SpareArg, examine};
 use crate::units::{format_count, format_sectors, format_size, format_time};
 use crate::wire;
 use analyze::Analysis;
-use check::Verdict;
+pub(crate) use check::{Verdict, check};
 use dump::Dump;
 pub(crate) use moment::read_dump;
 use outputs::Outputs;
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &MetadataArgs) -> anyhow::Result<ExitCode> {
 
 fn run_check(args: &MetadataCheckArgs) -> anyhow::Result<ExitCode> {
     let spares = Opener::auto().spares(&args.spares.spares, Access::Read)?;
-    let report = check::check(&spares);
+    let report = check(&spares);
     let text = if args.form.json { wire::pretty(&report)? } else { report.text() };
     deliver(None, text.as_bytes(), false)?;
     let exit = match report.verdict {

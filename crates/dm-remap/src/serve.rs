@@ -21,7 +21,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::adopt::plain_name;
-use crate::cli::{DrillTarget, ServeArgs};
+use crate::cli::{DrillArg, DrillTarget, ServeArgs};
 use crate::control::{self, Answer, CONTROL_SUFFIX, Control, NBD_SUFFIX};
 use crate::exit::{Exit, refusal};
 use crate::news::{self, Level, News};
@@ -243,7 +243,7 @@ impl Drop for StopAtEnd {
 
 /// Opens the devices and the volume on them; gives its name, fit for file names, too.
 fn assemble(args: &ServeArgs, news: &News) -> anyhow::Result<(Service, String)> {
-    let drills = drills_of(args)?;
+    let drills = drills_of(&args.drills, args.spares.len())?;
     let access = if args.read_only { Access::Read } else { Access::Write };
     let mut opener = if args.direct { Opener::direct_only() } else { Opener::auto() };
     let main = opener.whole(&args.main, access)?.with_deadline(args.deadline);
@@ -292,16 +292,16 @@ fn assemble(args: &ServeArgs, news: &News) -> anyhow::Result<(Service, String)> 
     Ok((service, name))
 }
 
-fn drills_of(args: &ServeArgs) -> anyhow::Result<Vec<RunningDrill>> {
-    let running = |arg: &crate::cli::DrillArg| {
+/// Sets up the drills of a volume with this many spares.
+///
+/// # Errors
+/// A drill is not understood, its files cannot be read, or it is for a spare that is not there.
+pub(crate) fn drills_of(drills: &[DrillArg], spares: usize) -> anyhow::Result<Vec<RunningDrill>> {
+    let running = |arg: &DrillArg| {
         if let DrillTarget::Spare(n) = arg.target
-            && n >= args.spares.len()
+            && n >= spares
         {
-            let text = format!(
-                "--drill {}: there are only {} spares (counted from 0)",
-                arg.target,
-                args.spares.len()
-            );
+            let text = format!("--drill {}: there are only {spares} spares (counted from 0)", arg.target);
             return Err(refusal(Exit::Usage, text));
         }
         let drill = Drill::parse(&arg.spec).map_err(|error| match error {
@@ -312,7 +312,7 @@ fn drills_of(args: &ServeArgs) -> anyhow::Result<Vec<RunningDrill>> {
         })?;
         Ok(RunningDrill { target: arg.target, drill: Arc::new(drill) })
     };
-    let drills: Vec<RunningDrill> = args.drills.iter().map(running).collect::<anyhow::Result<_>>()?;
+    let drills: Vec<RunningDrill> = drills.iter().map(running).collect::<anyhow::Result<_>>()?;
     let caches: Vec<DrillTarget> =
         drills.iter().filter(|running| running.drill.is_cache()).map(|running| running.target).collect();
     if let Some((_, target)) =

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use remap_core::engine::{Command, CommandOutcome, RequestError};
 use remap_core::units::{Block, Extent, SECTOR_SIZE, Sector, Slot};
 use remap_format::{Cause, Entry, EntryState};
+use remap_runtime::Volume;
 
 use super::spares;
 use crate::cli::DrillTarget;
@@ -341,13 +342,13 @@ fn save(service: &Service) -> Result<(), String> {
 /// Compares the copies on the spares with the table in use, and writes them anew if they differ or are damaged.
 fn restore(service: &Service) -> Outcome {
     let failed = |why: String| format!("restore failed: {why}");
-    let damaged = match differences(service) {
+    let damaged = match differences(&service.volume) {
         Ok(damaged) => damaged,
         Err(why) => return Err(failed(why)),
     };
     if damaged > 0 {
         save(service).map_err(failed)?;
-        match differences(service) {
+        match differences(&service.volume) {
             Ok(0) => {}
             Ok(left) => return Err(failed(format!("{left} of 5 copies still differ; check the spare"))),
             Err(why) => return Err(failed(why)),
@@ -360,14 +361,17 @@ fn restore(service: &Service) -> Outcome {
 }
 
 /// Copies on the spares that are damaged or say something else than the table in use.
-fn differences(service: &Service) -> Result<usize, String> {
+///
+/// # Errors
+/// The volume was stopped, or its table never held still.
+pub(crate) fn differences(volume: &Volume) -> Result<usize, String> {
     let stopped = |error: remap_runtime::Stopped| error.to_string();
     for _ in 0..ATTEMPTS {
-        let before = service.volume.status().map_err(stopped)?.generation;
-        let entries = service.volume.entries().map_err(stopped)?;
-        let spares: Vec<_> = service.volume.spares().into_iter().map(|(_, device)| device).collect();
+        let before = volume.status().map_err(stopped)?.generation;
+        let entries = volume.entries().map_err(stopped)?;
+        let spares: Vec<_> = volume.spares().into_iter().map(|(_, device)| device).collect();
         let found = remap_runtime::examine(&spares, true);
-        if service.volume.status().map_err(stopped)?.generation != before {
+        if volume.status().map_err(stopped)?.generation != before {
             continue;
         }
         let Ok(found) = found else { return Ok(5) };
