@@ -4,6 +4,7 @@
 
 mod metadata;
 mod shared;
+mod stress;
 mod values;
 
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ pub(crate) use metadata::{
     Moment,
 };
 pub(crate) use shared::NewSparesArg;
+pub(crate) use stress::{StressAction, StressArgs, StressGroup};
 pub(crate) use values::{
     DrillArg, DrillTarget, DumpFormat, ExportFormat, IoArg, MapFormat, PolicyArg, Statuses, parse_name,
 };
@@ -70,6 +72,7 @@ pub(crate) enum Command {
     Metadata(MetadataArgs),
     Release(ReleaseArgs),
     Demo(DemoArgs),
+    Stress(StressGroup),
     #[command(hide = true)]
     GenerateMan(GenerateManArgs),
     #[command(hide = true)]

@@ -31,10 +31,12 @@ pub(crate) enum Exit {
     NotFound = 7,
     /// The work is done, but sectors were met that no device holds.
     Lost = 8,
+    /// `stress`: a byte was not what had been written, or an error was met that nothing explains.
+    Wrong = 9,
 }
 
 /// The contract, as `--help` prints it.
-pub(crate) const TABLE: [(Exit, &str); 9] = [
+pub(crate) const TABLE: [(Exit, &str); 10] = [
     (Exit::Done, "done"),
     (Exit::Failure, "failure without a code of its own"),
     (Exit::Usage, "the command line was not understood"),
@@ -44,6 +46,7 @@ pub(crate) const TABLE: [(Exit, &str); 9] = [
     (Exit::Metadata, "metadata damaged, or written by a newer dm-remap"),
     (Exit::NotFound, "no such device, file, volume or program"),
     (Exit::Lost, "done, but sectors were met whose contents no device holds"),
+    (Exit::Wrong, "stress: a wrong byte, or an error that no drill explains"),
 ];
 
 impl From<Exit> for ExitCode {
@@ -206,7 +209,7 @@ mod tests {
     #[test]
     fn the_table_has_every_code_once_in_order() {
         let codes: Vec<u8> = TABLE.iter().map(|(exit, _)| *exit as u8).collect();
-        assert_eq!(codes, (0..=8).collect::<Vec<u8>>());
+        assert_eq!(codes, (0..=9).collect::<Vec<u8>>());
         assert!(
             TABLE.iter().all(|(exit, meaning)| help_text().contains(&format!("{}  {meaning}", *exit as u8)))
         );

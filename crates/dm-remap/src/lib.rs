@@ -24,6 +24,7 @@ mod serve;
 mod status;
 mod status_json;
 mod status_line;
+mod stress;
 mod trace;
 mod units;
 mod wire;
@@ -41,8 +42,8 @@ pub fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(message) => return usage(&message),
     };
-    // These outlive whoever reads what they print: one serves others, one has a server to stop.
-    if !matches!(cli.command, cli::Command::Serve(_) | cli::Command::Demo(_)) {
+    // These outlive whoever reads what they print: one serves others, one has a server to stop, one a volume to remove.
+    if !matches!(cli.command, cli::Command::Serve(_) | cli::Command::Demo(_) | cli::Command::Stress(_)) {
         end_with_the_reader();
     }
     carry_out(&cli.command).unwrap_or_else(|error| {
@@ -62,6 +63,7 @@ fn carry_out(command: &cli::Command) -> anyhow::Result<ExitCode> {
         cli::Command::Metadata(args) => metadata::run(args),
         cli::Command::Release(args) => release::run(args),
         cli::Command::Demo(args) => demo::run(args),
+        cli::Command::Stress(args) => stress::run(args),
         cli::Command::GenerateMan(args) => manual::pages(args),
         cli::Command::GenerateCompletions(args) => manual::completions(args),
     }
