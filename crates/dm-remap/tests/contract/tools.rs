@@ -19,7 +19,7 @@ const fn tool(words: &'static str, args: &'static str, inputs: &'static [&'stati
 }
 
 /// All of them, in the order of the help.
-pub(crate) const TOOLS: [Tool; 19] = [
+pub(crate) const TOOLS: [Tool; 23] = [
     tool("adopt", "MAIN --spare NEW --create-spare 2M --map LIST --name other", &["MAIN", "LIST"]),
     tool("serve", "MAIN --spare SPARE --stdio", &["MAIN", "SPARE"]),
     Tool { needs_arguments: false, ..tool("status", "vol", &[]) },
@@ -38,6 +38,10 @@ pub(crate) const TOOLS: [Tool; 19] = [
     tool("metadata restore", "DUMP --spare SPARE --main MAIN --force", &["DUMP", "SPARE", "MAIN"]),
     tool("release", "MAIN --spare SPARE --to NEW --yes", &["MAIN", "SPARE"]),
     Tool { needs_arguments: false, ..tool("demo", "--map DDRESCUE --dir NEW --quick", &["DDRESCUE"]) },
+    tool("stress high-concurrency", "8 1 --main MAIN --spare SPARE --destroy --quiet", &["MAIN", "SPARE"]),
+    tool("stress tb-scale", "1 0.017 --room 16M --folder directory --quiet", &[]),
+    tool("stress endurance", "0.0003 1 --main MAIN --spare SPARE --destroy --quiet", &["MAIN", "SPARE"]),
+    tool("stress production", "3 1 0.017 --main MAIN --spare SPARE --destroy --quiet", &["MAIN", "SPARE"]),
     tool("generate-completions", "bash", &[]),
 ];
 
@@ -95,7 +99,7 @@ fn help_and_version_go_to_standard_output() {
         assert!(said.out.starts_with("dm-remap") && said.out.contains(env!("CARGO_PKG_VERSION")), "{said:?}");
     }
     let said = world.run(&["--help"]).done();
-    assert!((0..=8).all(|code| said.out.contains(&format!("\n  {code}  "))), "the codes are told: {said:?}");
+    assert!((0..=9).all(|code| said.out.contains(&format!("\n  {code}  "))), "the codes are told: {said:?}");
 }
 
 #[test]
@@ -116,7 +120,8 @@ fn a_wrong_command_line_is_told_apart_from_all_else() {
         let said = world.run(&[&words[..], &["a", "b", "c", "d", "e"]].concat());
         assert!(matches!(said.code, Some(2 | 7)), "{}: {said:?}", tool.words);
     }
-    for words in [&["no-such-command"][..], &["metadata", "mend"], &[], &["map"], &["metadata"]] {
+    for words in [&["no-such-command"][..], &["metadata", "mend"], &[], &["map"], &["metadata"], &["stress"]]
+    {
         assert_eq!(world.run(words).code, Some(2), "{words:?}");
     }
     world.unchanged();

@@ -76,7 +76,7 @@ impl World {
     #[track_caller]
     pub(crate) fn finish(mut command: Command) -> Said {
         let said = Said::of(command.output().expect("it starts"));
-        assert!(matches!(said.code, Some(0..=8)), "{command:?}: {said:?}");
+        assert!(matches!(said.code, Some(0..=9)), "{command:?}: {said:?}");
         assert!(!said.err.contains("panicked"), "{command:?}: {said:?}");
         said
     }
