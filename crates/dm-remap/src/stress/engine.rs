@@ -15,7 +15,7 @@ use super::ground::Ground;
 use super::halt::Halt;
 use super::meter::{Meter, Sample};
 use super::model::{Model, UNIT, Units};
-use super::mover::{self, Moved};
+use super::mover::{Moved, Mover};
 use super::phase::{Phase, Tally};
 use super::plan::Plan;
 use super::progress::Progress;
@@ -98,10 +98,11 @@ impl Engine<'_> {
         let mut workers = self.workers();
         let mut load = Load::of(self, &workers);
         progress.step(&format!("{}, {} workers", self.plan.about, workers.len()));
-        let moved = self.load(&volume.0, &mut workers, &mut load, progress)?;
+        let mover = self.load(&volume.0, &mut workers, &mut load, progress)?;
         let Load { mut tally, windows, checks, elapsed, .. } = load;
         let mut checks = checks;
         self.ground.end_wild_drills();
+        let moved = mover.moved();
         let interrupted = self.halt.is_interrupted();
         let mut read_back = [0; 2];
         if !self.halt.has_evidence() {
@@ -110,6 +111,7 @@ impl Engine<'_> {
         }
         let status = volume.0.status()?;
         self.close(volume, &mut tally.findings);
+        mover.join();
         checks.closed[0] = Some(self.ground.verdict()?);
         let mut breaker_trips = status.counters.breaker_trips;
         if !self.halt.has_evidence() {
@@ -160,26 +162,20 @@ impl Engine<'_> {
         workers: &mut [Worker],
         load: &mut Load,
         progress: &mut Progress,
-    ) -> anyhow::Result<Moved> {
+    ) -> anyhow::Result<Mover> {
         let depth = self.plan.in_flight.div_ceil(workers.len());
         let phase = Phase { volume, depth, halt: self.halt };
-        let pause = AtomicBool::new(false);
         let sources = workers.iter().map(|_| Source::Load).collect();
-        let (sectors, halt, rate, seed) = (self.ground.area / 512, self.halt, self.moves, self.seed);
-        let moved = std::thread::scope(|scope| {
-            let pause = &pause;
-            let mover = scope.spawn(move || mover::run(volume, sectors, rate, seed, halt, pause));
-            let ended = phase.run(workers, sources, |number, sample| {
-                load.take(number, sample);
-                load.look(self, volume, pause);
-                progress.load(load.begun.elapsed(), &load.tally);
-            });
-            self.halt.end_load();
-            let moved = mover.join().unwrap_or_default();
-            ended.map(|()| moved)
-        })?;
+        let mover = Mover::start(volume, self.ground.area / 512, self.moves, self.seed, self.halt)?;
+        let ended = phase.run(workers, sources, |number, sample| {
+            load.take(number, sample);
+            load.look(self, volume, &mover.pause);
+            progress.load(load.begun.elapsed(), &load.tally);
+        });
+        self.halt.end_load();
+        ended?;
         load.end();
-        Ok(moved)
+        Ok(mover)
     }
 
     /// Reads what was written, as much of it as `most` bytes in an even sample, and some of what was not; says how many bytes.

@@ -111,7 +111,8 @@ impl Model {
     /// Can these be written, and still be remembered?
     pub(crate) fn has_room(&self, units: &Units) -> bool {
         let more = units.clone().filter(|unit| !self.marks.contains_key(unit)).count();
-        self.marks.len() + more <= self.most
+        // Those in flight were not counted when they were drawn: there may be a few too many already.
+        more == 0 || self.marks.len() + more <= self.most
     }
 
     /// All that is remembered, in order, in stretches of at most `most` units.

@@ -255,6 +255,9 @@ fn judge(
     if findings.unexpected_errors > 0 {
         data.push(format!("{} that no drill explains", format_count(findings.unexpected_errors, "error")));
     }
+    if outcome.moved.stuck {
+        data.push("a command that moves blocks did not come back".to_owned());
+    }
     let mut metadata = Vec::new();
     for verdict in checks.closed.into_iter().flatten() {
         // A copy on a spare that fails on command may be behind.

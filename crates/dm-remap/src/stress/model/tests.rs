@@ -163,4 +163,6 @@ fn no_more_is_remembered_than_was_said() {
     assert!(model.has_room(&(0..4)) && !model.has_room(&(0..5)));
     model.wrote(&(0..4), true);
     assert!(model.has_room(&(1..3)) && !model.has_room(&(3..5)));
+    model.wrote(&(4..6), true);
+    assert!(model.has_room(&(1..6)), "what is remembered can be written again, however much it is");
 }
