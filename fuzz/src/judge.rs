@@ -84,10 +84,10 @@ pub fn consistent(recovered: &Recovered, sizes: &[u64]) {
         assert!(at <= blocks, "within the main device of {blocks} blocks: {entry:?}");
         assert!(matches!(entry.state, EntryState::Pending | EntryState::Remapped), "{entry:?}");
         assert_eq!(entry.lost & !Entry::full_mask(superblock.block_sectors()), 0, "{entry:?}");
-        seen_by_readers(recovered, entry);
+        seen_by_readers(recovered, &entry);
     }
     let remapped = recovered.table.iter().filter(|entry| entry.state == EntryState::Remapped);
-    for entry in remapped.chain(recovered.pool.retired()) {
+    for entry in remapped.chain(recovered.pool.retired().iter().copied()) {
         let first = Slot(entry.slot);
         let end = first.index() + u64::from(entry.count);
         let spare = superblock.spares.get(usize::from(first.spare()));
@@ -103,12 +103,19 @@ pub fn consistent(recovered: &Recovered, sizes: &[u64]) {
 }
 
 fn seen_by_readers(recovered: &Recovered, entry: &Entry) {
-    let stretch = recovered.table.view().first(Block(entry.block), Block(entry.end()));
-    let placement = match entry.state {
-        EntryState::Remapped if entry.lost == 0 => Placement::Settled(Slot(entry.slot)),
-        _ => Placement::Slow,
-    };
-    assert_eq!((stretch.placement, stretch.blocks), (placement, u64::from(entry.count)), "{entry:?}");
+    let mut at = entry.block;
+    while at < entry.end() {
+        let stretch = recovered.table.view().first(Block(at), Block(entry.end()));
+        let placement = match entry.state {
+            EntryState::Remapped if entry.lost == 0 => {
+                Placement::Settled(Slot(entry.slot).offset(at - entry.block))
+            }
+            _ => Placement::Slow,
+        };
+        assert_eq!(stretch.placement, placement, "block {at} of {entry:?}");
+        at += stretch.blocks;
+    }
+    assert_eq!(at, entry.end(), "{entry:?}");
 }
 
 /// What a volume says, apart from where it is written.
@@ -119,9 +126,9 @@ pub struct Says {
 }
 
 impl Says {
-    fn of<'e>(entries: impl Iterator<Item = &'e Entry>, retired: &[Entry]) -> Self {
+    fn of(entries: impl Iterator<Item = Entry>, retired: &[Entry]) -> Self {
         let slots = retired.iter().flat_map(|run| (0..u64::from(run.count)).map(|n| run.slot + n));
-        Self { entries: entries.copied().collect(), retired: slots.collect() }
+        Self { entries: entries.collect(), retired: slots.collect() }
     }
 
     /// What recovery believes.

@@ -25,8 +25,8 @@ impl Ledger {
     /// What recovery believes.
     pub fn of(recovered: &Recovered) -> Self {
         let mut ledger = Self::default();
-        for entry in recovered.table.iter().chain(recovered.pool.retired()) {
-            ledger.apply(entry);
+        for entry in recovered.table.iter().chain(recovered.pool.retired().iter().copied()) {
+            ledger.apply(&entry);
         }
         ledger.retired.sort_unstable();
         ledger
@@ -119,6 +119,10 @@ pub fn expect(
     let block_sectors = before.superblock.block_sectors();
     let mut ledger = Ledger::of(before);
     let mut generation = before.generation;
+    // What was ever behind the device's end is refused, whatever came of it.
+    let end = main_blocks(&before.superblock);
+    let behind = |e: &Entry| matches!(e.state, EntryState::Pending | EntryState::Remapped) && e.end() > end;
+    let mut possible = true;
     let mut left = records.iter();
     for record in left.by_ref() {
         let mut found = whole(record, block_sectors, read);
@@ -132,10 +136,11 @@ pub fn expect(
         if found.any(|other| other != first) {
             return Expected::Contradiction;
         }
+        possible &= !first.iter().any(behind);
         first.iter().for_each(|edit| ledger.apply(edit));
         generation = generation.wrapping_add(1);
     }
-    if ledger.is_possible(before) {
+    if possible && ledger.is_possible(before) {
         Expected::Table(Box::new(ledger), generation)
     } else {
         Expected::Impossible

@@ -69,7 +69,7 @@ pub(crate) fn table_of(recovered: &Recovered, args: &[SpareArg], spares: &[Devic
             main: String::new(),
             spares: recovered.devices.iter().map(head).collect(),
         },
-        entries: recovered.table.iter().copied().collect(),
+        entries: recovered.table.iter().collect(),
         retired: recovered.pool.retired().to_vec(),
     }
 }

@@ -58,8 +58,6 @@ pub(crate) fn piece(name: &str, turns: u64) -> anyhow::Result<()> {
     let mut record = vec![0; PAGE_SIZE];
     Record::encode(&RECORD, &edits[..1], &mut record);
     let mut out = vec![0; PAGE_SIZE];
-    // The first edits take memory that the next ones find.
-    table.prepare(4)?;
     // Chosen before the loop, so that the choice is not counted.
     let mut work: Box<dyn FnMut(usize) -> anyhow::Result<()>> = match name {
         "miss" => Box::new(|at| look_up(&view, misses[at])),
@@ -69,7 +67,7 @@ pub(crate) fn piece(name: &str, turns: u64) -> anyhow::Result<()> {
             Ok(())
         }),
         "insert-and-remove" => Box::new(|at| {
-            let entry = scatter::entry(misses[at], 1 << 40);
+            let entry = scatter::entry(misses[at], 1 << 30);
             table.apply(&entry)?;
             Ok(table.apply(&Entry { state: EntryState::Absent, slot: NO_SLOT, ..entry })?)
         }),

@@ -45,7 +45,7 @@ pub(crate) fn entries(remaps: u64) -> impl Iterator<Item = Entry> {
 /// # Errors
 /// Memory, or an order that visits a place twice.
 pub(crate) fn table(remaps: u64) -> anyhow::Result<Table> {
-    let mut table = Table::create(BLOCKS)?.with_block_sectors(BLOCK_SECTORS);
+    let mut table = Table::create(BLOCKS, BLOCK_SECTORS)?;
     for entry in entries(remaps) {
         table.apply(&entry)?;
     }

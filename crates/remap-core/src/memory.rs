@@ -42,11 +42,11 @@ pub(crate) fn zeroes(len: usize) -> Result<Vec<u8>, NoMemory> {
     Ok(bytes)
 }
 
-/// A value of its own on the heap. (An array of one, because that is what a list can become without allocating again.)
-pub(crate) fn boxed<T>(value: T) -> Result<Box<[T; 1]>, NoMemory> {
-    let mut one = list(1)?;
-    push(&mut one, value);
-    one.into_boxed_slice().try_into().map_err(|_| NoMemory)
+/// Values on the heap. (An array, because that is what a list can become without allocating again.)
+pub(crate) fn array<T, const N: usize>(make: impl FnMut() -> T) -> Result<Box<[T; N]>, NoMemory> {
+    let mut values = list(N)?;
+    extend(&mut values, N, core::iter::repeat_with(make));
+    values.into_boxed_slice().try_into().map_err(|_| NoMemory)
 }
 
 /// A value with several owners. This is the one place that can still fail without saying so: the standard library knows no way to
@@ -77,13 +77,6 @@ pub(crate) fn push_back<T>(queue: &mut VecDeque<T>, value: T) {
     assert!(queue.len() < queue.capacity(), "room was reserved");
     #[expect(clippy::disallowed_methods, reason = "there is room")]
     queue.push_back(value);
-}
-
-/// Puts a value into a list that has room for it.
-pub(crate) fn insert<T>(list: &mut Vec<T>, index: usize, value: T) {
-    assert!(list.len() < list.capacity(), "room was reserved");
-    #[expect(clippy::disallowed_methods, reason = "there is room")]
-    list.insert(index, value);
 }
 
 /// Puts values at the end of a list that has room for `most` of them; the others are left.

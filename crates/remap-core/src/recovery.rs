@@ -304,8 +304,7 @@ impl Recovered {
             };
             memory::push(&mut copies, report);
         }
-        let mut table =
-            Table::create(main_blocks(&superblock))?.with_block_sectors(superblock.block_sectors());
+        let mut table = Table::create(main_blocks(&superblock), superblock.block_sectors())?;
         let mut pool = empty_pool(&superblock)?;
         for entry in entries {
             install(&superblock, &mut table, &mut pool, entry)?;

@@ -276,7 +276,7 @@ fn a_table_of_many_pages_is_read_as_it_was_written() {
             engine.handle_completion(NOW, op.id, Ok(()));
         }
         let found = read(&[&bytes]).expect("whole");
-        assert!(found.table.iter().eq(&entries), "{count} entries");
+        assert!(found.table.iter().eq(entries), "{count} entries");
         assert_eq!((found.good_copies(), found.superblock.entries), (5, count));
     }
 }

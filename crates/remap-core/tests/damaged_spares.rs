@@ -253,7 +253,7 @@ fn what_a_lost_table_was_made_of_is_found_behind_all_that_superblocks_can_name()
 fn a_table_that_was_edited_is_not_made_again_from_what_was_before_it() {
     let before = spare(&[remap(1), remap(3)]);
     let mut edited = before.recover().expect("whole");
-    let dropped = Entry { state: EntryState::Absent, ..*edited.table.iter().nth(1).expect("two entries") };
+    let dropped = Entry { state: EntryState::Absent, ..edited.table.iter().nth(1).expect("two entries") };
     edited.table.apply(&dropped).expect("memory");
     edited.mark_edited();
     let after = before.lives(edited, &[]);

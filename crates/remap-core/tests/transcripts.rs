@@ -233,7 +233,7 @@ impl Run {
             }
             ["table"] => {
                 let engine = self.engine();
-                let mut lines: Vec<String> = engine.table().iter().map(show_entry).collect();
+                let mut lines: Vec<String> = engine.table().iter().map(|entry| show_entry(&entry)).collect();
                 lines.push(show_state(engine));
                 lines.iter().for_each(|line| writeln!(self.text, "    {line}").expect("text"));
             }

@@ -33,8 +33,8 @@ impl Region {
 
 /// The regions with the most blocks in trouble, in the order of the device. A region is a power of two of blocks, so that
 /// there are at most [`REGIONS`].
-pub fn worst_regions<'e>(
-    entries: impl Iterator<Item = &'e Entry>,
+pub fn worst_regions(
+    entries: impl Iterator<Item = Entry>,
     block_sectors: u64,
     main_sectors: u64,
 ) -> Vec<Region> {
@@ -105,7 +105,7 @@ mod tests {
             pending(2, 8, 0xff),
             Entry { state: EntryState::Remapped, slot: 5, lost: 0, ..pending(4095, 1, 0) },
         ];
-        let regions = worst_regions(entries.iter(), 8, 4096 * 8 - 3);
+        let regions = worst_regions(entries.into_iter(), 8, 4096 * 8 - 3);
         let short: Vec<_> = regions
             .iter()
             .map(|r| (r.extent.start().0, r.blocks(), r.lost_sectors, r.remapped_blocks))
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn only_the_worst_are_given_in_order() {
         let entries: Vec<Entry> = (0..100).map(|n| pending(n * 10, 1, ((1 << (n % 8)) - 1) | 1)).collect();
-        let regions = worst_regions(entries.iter(), 8, 1000 * 8);
+        let regions = worst_regions(entries.into_iter(), 8, 1000 * 8);
         assert_eq!(regions.len(), WORST);
         assert!(regions.windows(2).all(|w| w[0].extent.end() <= w[1].extent.start()));
         assert!(regions.iter().all(|r| r.lost_sectors >= 5));

@@ -319,7 +319,7 @@ impl Volume {
     /// # Errors
     /// [`Stopped`].
     pub fn entries(&self) -> Result<Vec<Entry>, Stopped> {
-        self.query(|engine| engine.table().iter().copied().collect())
+        self.query(|engine| engine.table().iter().collect())
     }
 
     /// The entries that touch an extent, each whole, in order.
@@ -334,7 +334,7 @@ impl Volume {
             while let Some(entry) =
                 engine.table().next_from(block).filter(|e| e.block * per_block < extent.end().0)
             {
-                entries.push(*entry);
+                entries.push(entry);
                 block = Block(entry.end());
             }
             entries
@@ -387,8 +387,8 @@ impl Volume {
 }
 
 /// Runs of sectors that entries say are lost.
-pub fn lost_extents<'e>(
-    entries: impl Iterator<Item = &'e Entry>,
+pub fn lost_extents(
+    entries: impl Iterator<Item = Entry>,
     block_sectors: u64,
     main_sectors: u64,
 ) -> Vec<Extent> {

@@ -189,6 +189,6 @@ impl Served {
         self.service.volume.stop();
         self.service.volume.settle().expect("files are flushed");
         let found = examine(&spares, true).expect("a volume that was in service");
-        assert!(found.table.iter().eq(&entries), "the spares say something else than the replies did");
+        assert!(found.table.iter().eq(entries), "the spares say something else than the replies did");
     }
 }

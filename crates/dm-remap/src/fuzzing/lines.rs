@@ -74,7 +74,7 @@ pub fn table(recovered: &Recovered, start: u64, path: &str) {
     };
     let spares: Vec<DeviceName> =
         (1..=superblock.spares.len()).map(|n| name(n).expect("as before")).collect();
-    let pieces = pieces(sectors, superblock.block_sectors(), recovered.table.iter());
+    let pieces = pieces(sectors, superblock.block_sectors(), &recovered.table.iter().collect::<Vec<_>>());
     let text = dmsetup::table(&pieces, &main, &spares);
     let mut reached = 0;
     let mut lines = text.split_terminator('\n');

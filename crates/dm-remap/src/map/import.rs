@@ -86,7 +86,7 @@ fn merge(table: &mut Table, imported: &[Entry], block_sectors: u32) -> anyhow::R
     for entry in imported {
         let mut at = entry.block;
         while at < entry.end() {
-            let known = table.next_from(Block(at)).copied().filter(|known| known.block < entry.end());
+            let known = table.next_from(Block(at)).filter(|known| known.block < entry.end());
             let free_until = known.map_or(entry.end(), |known| known.block.max(at));
             if at < free_until {
                 let count = u32::try_from(free_until - at).context("a part is no longer than the run")?;
@@ -130,7 +130,7 @@ mod tests {
     }
 
     fn table(entries: &[Entry]) -> Table {
-        let mut table = Table::create(256).unwrap();
+        let mut table = Table::create(256, 8).unwrap();
         for entry in entries {
             table.apply(entry).unwrap();
         }
@@ -142,7 +142,7 @@ mod tests {
         let moved = entry(3, 2, Some(Slot::new(0, 9)), 0);
         let mut table = table(&[moved]);
         merge(&mut table, &imported(&[(0, 80)]), 8).unwrap();
-        let found: Vec<Entry> = table.iter().copied().collect();
+        let found: Vec<Entry> = table.iter().collect();
         assert_eq!(found.len(), 3, "{found:?}");
         assert_eq!((found[0].block, found[0].count, found[0].lost), (0, 3, 0xff));
         assert_eq!(found[1], moved);

@@ -78,7 +78,11 @@ impl Listing {
 /// Lost sectors of a table.
 pub(super) fn lost(snapshot: &Snapshot) -> Vec<remap_core::units::Extent> {
     let block_sectors = u64::from(snapshot.head.block_size) / SECTOR_SIZE;
-    remap_runtime::lost_extents(snapshot.entries.iter(), block_sectors, snapshot.head.size / SECTOR_SIZE)
+    remap_runtime::lost_extents(
+        snapshot.entries.iter().copied(),
+        block_sectors,
+        snapshot.head.size / SECTOR_SIZE,
+    )
 }
 
 /// The form for people.

@@ -375,7 +375,7 @@ pub(crate) fn differences(volume: &Volume) -> Result<usize, String> {
             continue;
         }
         let Ok(found) = found else { return Ok(5) };
-        let same = found.generation == before && found.table.iter().eq(entries.iter());
+        let same = found.generation == before && found.table.iter().eq(entries.iter().copied());
         return Ok(if same { found.copies.iter().filter(|copy| copy.flaw.is_some()).count() } else { 5 });
     }
     Err("the table changes too fast to be compared; try again".into())

@@ -129,6 +129,7 @@ impl Analysis {
         let block_sectors = u64::from(superblock.block_sectors());
         let shape = shape_of(superblock);
         let entries = || recovered.table.iter();
+        let retired = || recovered.pool.retired().iter().copied();
         let mut clusters = clusters(entries(), block_sectors);
         let clusters_total = clusters.len() as u64;
         clusters.sort_by_key(|c| (std::cmp::Reverse(c.blocks), c.sector));
@@ -159,8 +160,8 @@ impl Analysis {
             },
             runs: runs(entries()),
             spares: slots::spares(recovered),
-            causes: causes(entries().chain(recovered.pool.retired())),
-            months: months(entries().chain(recovered.pool.retired())),
+            causes: causes(entries().chain(retired())),
+            months: months(entries().chain(retired())),
             hotspots: hotspots.iter().map(hotspot).collect(),
             clusters,
             clusters_total,
@@ -168,10 +169,10 @@ impl Analysis {
     }
 }
 
-fn runs<'e>(entries: impl Iterator<Item = &'e Entry>) -> RunsPart {
+fn runs(entries: impl Iterator<Item = Entry>) -> RunsPart {
     let mut part = RunsPart::default();
     let mut lengths: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
-    let mut last: Option<&Entry> = None;
+    let mut last: Option<Entry> = None;
     for entry in entries {
         let count = u64::from(entry.count);
         let remapped = entry.state == EntryState::Remapped;
@@ -202,7 +203,7 @@ fn runs<'e>(entries: impl Iterator<Item = &'e Entry>) -> RunsPart {
     part
 }
 
-fn causes<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<CausePart> {
+fn causes(entries: impl Iterator<Item = Entry>) -> Vec<CausePart> {
     let mut parts = Cause::ALL.map(|cause| CausePart { cause: cause.word(), runs: 0, blocks: 0, errors: 0 });
     for entry in entries {
         if let Some(part) = parts.iter_mut().find(|part| part.cause == entry.cause.word()) {
@@ -214,7 +215,7 @@ fn causes<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<CausePart> {
     parts.into_iter().filter(|part| part.runs > 0).collect()
 }
 
-fn months<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<MonthPart> {
+fn months(entries: impl Iterator<Item = Entry>) -> Vec<MonthPart> {
     let mut months: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for entry in entries {
         let month = format_time(entry.time).chars().take("2026-11".len()).collect();
@@ -225,7 +226,7 @@ fn months<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<MonthPart> {
     months.into_iter().map(|(month, (runs, blocks))| MonthPart { month, runs, blocks }).collect()
 }
 
-fn clusters<'e>(entries: impl Iterator<Item = &'e Entry>, block_sectors: u64) -> Vec<ClusterPart> {
+fn clusters(entries: impl Iterator<Item = Entry>, block_sectors: u64) -> Vec<ClusterPart> {
     let mut clusters: Vec<ClusterPart> = Vec::new();
     for entry in entries {
         let (first, end) = (entry.block * block_sectors, entry.end() * block_sectors);
@@ -261,7 +262,7 @@ mod tests {
             entry(17, 1, None, 1),
             entry(30, 1, Some(Slot::new(1, 302)), 0),
         ];
-        let part = runs(entries.iter());
+        let part = runs(entries.into_iter());
         assert_eq!((part.neighbours, part.torn_neighbours), (6, 1));
         assert_eq!((part.remapped.runs, part.remapped.blocks, part.remapped.longest), (4, 8, 4));
         assert_eq!((part.pending.runs, part.pending.lost_sectors), (1, 1));
@@ -274,7 +275,7 @@ mod tests {
         let gap = CLUSTER_GAP / 4096;
         let entries =
             [entry(100, 2, None, 1), entry(102 + gap, 1, None, 1), entry(104 + 2 * gap, 1, None, 1)];
-        let found = clusters(entries.iter(), 8);
+        let found = clusters(entries.into_iter(), 8);
         let cluster = |block: u64, span: u64, blocks, runs| ClusterPart {
             sector: block * 8,
             sectors: span * 8,
@@ -287,9 +288,9 @@ mod tests {
     #[test]
     fn months_and_causes_add_up() {
         let entries = [entry(1, 3, None, 1), entry(9, 1, None, 1)];
-        let by_month = months(entries.iter());
+        let by_month = months(entries.into_iter());
         assert_eq!(by_month.iter().map(|m| m.blocks).sum::<u64>(), 4);
         assert!(by_month.iter().all(|m| m.month.len() == 7));
-        assert_eq!(causes(entries.iter()).iter().map(|c| c.blocks).sum::<u64>(), 4);
+        assert_eq!(causes(entries.into_iter()).iter().map(|c| c.blocks).sum::<u64>(), 4);
     }
 }

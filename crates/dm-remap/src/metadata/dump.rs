@@ -271,7 +271,7 @@ impl Dump {
                 })
                 .collect(),
             copies: s.homes.iter().map(|h| CopyPart { spare: h.spare, anchor: h.anchor }).collect(),
-            entries: recovered.table.iter().map(EntryPart::of).collect(),
+            entries: recovered.table.iter().map(|entry| EntryPart::of(&entry)).collect(),
             retired: recovered.pool.retired().iter().map(RetiredPart::of).collect(),
         }
     }

@@ -98,5 +98,5 @@ pub(crate) fn rolled_back(now: &Recovered, then: &Recovered, spares: &[Device]) 
     let mut superblock = now.superblock.clone();
     superblock.generation = now.generation;
     let devices = now.devices.iter().map(|d| d.and_then(|d| spares.get(d).cloned())).collect();
-    Salvage { superblock, entries: then.table.iter().copied().collect(), devices, doubts: Vec::new() }
+    Salvage { superblock, entries: then.table.iter().collect(), devices, doubts: Vec::new() }
 }

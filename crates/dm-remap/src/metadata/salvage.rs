@@ -37,7 +37,7 @@ pub(crate) fn salvage(spares: &[Device]) -> anyhow::Result<Option<Salvage>> {
     let copies = Copies::of(newest, spares, &sightings);
     let mut collected = Collected {
         superblock: newest.clone(),
-        table: Table::create(main_blocks(newest))?,
+        table: Table::create(main_blocks(newest), newest.block_sectors())?,
         retired: Vec::new(),
         doubts: Vec::new(),
     };
@@ -192,7 +192,7 @@ impl Collected {
         let mut claimed = Vec::new();
         while let Some(entry) = self.table.next_from(from) {
             from = Block(entry.end());
-            claimed.push(*entry);
+            claimed.push(entry);
         }
         for entry in claimed {
             if entry.state == EntryState::Remapped && pool.claim(&entry).is_err() {
@@ -219,7 +219,7 @@ impl Collected {
 pub(crate) fn believed(recovered: &Recovered, spares: &[Device]) -> Salvage {
     let mut superblock = recovered.superblock.clone();
     superblock.generation = recovered.generation;
-    let entries = recovered.table.iter().chain(recovered.pool.retired()).copied().collect();
+    let entries = recovered.table.iter().chain(recovered.pool.retired().iter().copied()).collect();
     let devices = recovered.devices.iter().map(|d| d.and_then(|d| spares.get(d).cloned())).collect();
     Salvage { superblock, entries, devices, doubts: Vec::new() }
 }

@@ -259,7 +259,7 @@ impl Engine {
         while entries.len() < most {
             if let Some(entry) = self.table.next_from(block) {
                 block = Block(entry.end());
-                memory::push(&mut entries, *entry);
+                memory::push(&mut entries, entry);
             } else if let Some(entry) = self.pool.retired().get(retired) {
                 retired += 1;
                 if self.stays(entry) {

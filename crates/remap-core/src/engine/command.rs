@@ -210,7 +210,7 @@ impl Engine {
         while self.may_start_background_job() || self.commit.is_frozen() {
             let Some(running) = self.commands.get(at).filter(|c| c.next < c.end) else { return };
             let (index, command, block, end) = (running.index, running.command, running.next, running.end);
-            let entry = self.table.next_from(block).copied();
+            let entry = self.table.next_from(block);
             let here = entry.filter(|e| e.block <= block.0);
             let all = matches!(command, Command::Remap(..) | Command::Verify { all: true, .. });
             if here.is_none() && !all {

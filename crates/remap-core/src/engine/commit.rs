@@ -313,7 +313,7 @@ impl Engine {
     fn record_bytes(&mut self) -> Result<PerCopy, NoMemory> {
         let retired = |e: &&Entry| e.state == EntryState::Retired;
         let slots = self.commit.batch.edits.iter().filter(retired).count();
-        self.table.prepare(self.commit.batch.edits.len() - slots)?;
+        self.table.prepare(&self.commit.batch.edits)?;
         self.pool.prepare_to_retire(slots)?;
         let pages = Record::pages_for(self.commit.batch.edits.len());
         let header = |copy| RecordHeader {

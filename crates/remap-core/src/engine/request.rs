@@ -208,7 +208,7 @@ impl Engine {
         if self.is_locked(block) {
             return self.wait_for_lock(index);
         }
-        let entry = self.table.next_from(block).copied();
+        let entry = self.table.next_from(block);
         let missed = self.planted(Canary::LookupOffByOne);
         match entry.filter(|e| e.block <= block.0 && !(missed && e.block == block.0)) {
             None if refused.is_some_and(|(refused, _)| refused == block) => {

@@ -206,8 +206,7 @@ impl<'r> Session<'r> {
     }
 
     pub(super) fn build(&self, entries: &[Entry]) -> Result<(Table, SparePool), RecoveryError> {
-        let mut table =
-            Table::create(main_blocks(&self.superblock))?.with_block_sectors(self.superblock.block_sectors());
+        let mut table = Table::create(main_blocks(&self.superblock), self.superblock.block_sectors())?;
         let mut pool = empty_pool(&self.superblock)?;
         for entry in entries {
             install(&self.superblock, &mut table, &mut pool, entry)?;
@@ -244,7 +243,8 @@ impl<'r> Session<'r> {
     /// Stands at the checkpoint, before the first record.
     pub(super) fn walk(&self, table: Table, pool: SparePool) -> Walk {
         let generation = self.superblock.generation;
-        let state = Replay { table, pool, generation, position: 0, dirty: false };
+        let blocks = main_blocks(&self.superblock);
+        let state = Replay { table, pool, generation, position: 0, dirty: false, blocks, behind_end: None };
         Walk { state, windows: Windows::default() }
     }
 
@@ -502,6 +502,10 @@ struct Replay {
     position: u32,
     /// Did a record change anything (so that the slots must be counted anew)?
     dirty: bool,
+    /// Blocks of the main device.
+    blocks: u64,
+    /// The first block that a record named and that the device does not have.
+    behind_end: Option<u64>,
 }
 
 impl Replay {
@@ -510,6 +514,10 @@ impl Replay {
         if edit.state == EntryState::Retired {
             self.pool.prepare_to_retire(1)?;
             self.pool.retire(edit);
+            return Ok(());
+        }
+        if edit.state != EntryState::Absent && edit.end() > self.blocks {
+            self.behind_end.get_or_insert(edit.block);
             return Ok(());
         }
         Ok(self.table.apply(edit)?)
@@ -522,13 +530,11 @@ fn rebuild_pool(superblock: &Superblock, state: &Replay) -> Result<SparePool, Re
     let claim = |pool: &mut SparePool, entry: &Entry| {
         pool.claim(entry).map_err(|error| Inconsistency::Slots { block: entry.block, error })
     };
-    for entry in state.table.iter() {
-        if entry.end() > main_blocks(superblock) {
-            return Err(Inconsistency::BehindEnd { block: entry.block }.into());
-        }
-        if entry.state == EntryState::Remapped {
-            claim(&mut pool, entry)?;
-        }
+    if let Some(block) = state.behind_end {
+        return Err(Inconsistency::BehindEnd { block }.into());
+    }
+    for entry in state.table.iter().filter(|entry| entry.state == EntryState::Remapped) {
+        claim(&mut pool, &entry)?;
     }
     for entry in state.pool.retired() {
         claim(&mut pool, entry)?;

@@ -48,10 +48,10 @@ pub fn differences<'t>(from: &'t Table, to: &'t Table) -> impl Iterator<Item = D
             let (a, b) = (from.next_from(Block(at)), to.next_from(Block(at)));
             let begin = [a, b].into_iter().flatten().map(|e| e.block.max(at)).min()?;
             // Up to where either side says something else.
-            let border = |entry: &Entry| if entry.block > begin { entry.block } else { entry.end() };
+            let border = |entry: Entry| if entry.block > begin { entry.block } else { entry.end() };
             let end = [a, b].into_iter().flatten().map(border).min()?;
             at = end;
-            let here = |entry: Option<&Entry>| entry.filter(|e| e.block <= begin).map(|e| cut(e, begin, end));
+            let here = |entry: Option<Entry>| entry.filter(|e| e.block <= begin).map(|e| cut(&e, begin, end));
             let (from, to) = (here(a), here(b));
             if from != to {
                 return Some(Difference { block: begin, count: end - begin, from, to });
@@ -252,7 +252,7 @@ mod tests {
     }
 
     fn table(entries: &[Entry]) -> Table {
-        let mut table = Table::create(1 << 20).expect("memory").with_block_sectors(SECTORS);
+        let mut table = Table::create(1 << 20, SECTORS).expect("memory");
         for e in entries {
             table.apply(e).expect("memory");
         }

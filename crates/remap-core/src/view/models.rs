@@ -1,7 +1,7 @@
 //! Models of the look-up: what a reader can see while the owner changes the table.
 //!
 //! Invariant: the owner's side is [`Table`] itself and the moving list as the engine drives it; nothing here is a second
-//! implementation. How the chunks grow is outside of the checkers' sight (`once_cell` has its own proof): tables are grown before readers
+//! implementation. How the slabs grow is outside of the checkers' sight (`once_cell` has its own proof): tables are grown before readers
 //! start.
 //!
 //! Each test that ends in `_is_needed` weakens one ordering and must fail, which loom sees and shuttle cannot.
@@ -35,11 +35,11 @@ fn absent(block: u64) -> Entry {
 }
 
 fn table(entries: &[Entry]) -> Table {
-    let mut table = Table::create(64).expect("memory");
+    let mut table = Table::create(64, 8).expect("memory");
     for entry in entries {
         table.apply(entry).expect("memory");
     }
-    table.prepare(1).expect("memory");
+    table.prepare(&[on_slot(20, 200); 2]).expect("memory");
     table
 }
 
@@ -53,15 +53,51 @@ const fn settled(slot: u64) -> Placement {
     Placement::Settled(Slot(slot))
 }
 
-/// Block 20 stays where it is while an entry before it comes, so that it changes its place in its leaf.
-fn a_look_up_is_never_torn() {
-    let mut table = table(&[on_slot(20, 200)]);
+/// Block 20 stays where it is while `edits` are made beside it.
+fn a_block_that_stays(mut table: Table, edits: &[Entry]) {
     let view = Arc::clone(table.view());
     let reader = thread::spawn(move || {
         let seen = placement(&view, 20);
         assert!(seen == settled(200) || seen == Placement::Slow, "block 20 was never there: {seen:?}");
     });
-    table.apply(&on_slot(10, 100)).expect("memory");
+    for edit in edits {
+        table.apply(edit).expect("memory");
+    }
+    reader.join().expect("the reader ends");
+}
+
+/// An entry before it comes: its leaf gets a larger array, and the old one is given back.
+fn a_look_up_is_never_torn() {
+    a_block_that_stays(table(&[on_slot(20, 200)]), &[on_slot(10, 100)]);
+}
+
+/// An entry before it comes, and there is room: it changes its place in the array.
+fn a_piece_changes_its_place() {
+    a_block_that_stays(table(&[on_slot(5, 50), on_slot(20, 200), absent(5)]), &[on_slot(10, 100)]);
+}
+
+/// Its page has so many pieces that it is divided.
+fn a_page_is_divided() {
+    let entries = [on_slot(20, 200), on_slot(2, 500), on_slot(30, 300)];
+    a_block_that_stays(table(&entries), &[on_slot(10, 100)]);
+}
+
+/// The only other piece of its page, which is divided, goes: what it was in is used again, but not what block 20 is in.
+fn a_leaf_of_a_divided_page_empties() {
+    let entries = [on_slot(20, 200), on_slot(2, 500), on_slot(30, 300), on_slot(10, 100)];
+    a_block_that_stays(table(&entries), &[absent(10)]);
+}
+
+/// The array in which block 20 was becomes another page's, with an entry at the same offset.
+fn an_array_is_used_again() {
+    let mut table = table(&[on_slot(20, 200)]);
+    let view = Arc::clone(table.view());
+    let reader = thread::spawn(move || {
+        let seen = placement(&view, 20);
+        assert!(seen != settled(520), "block 20 was never there: {seen:?}");
+    });
+    table.apply(&absent(20)).expect("memory");
+    table.apply(&on_slot(52, 520)).expect("memory");
     reader.join().expect("the reader ends");
 }
 
@@ -148,6 +184,10 @@ macro_rules! holds {
 
 holds!(
     a_look_up_is_never_torn: 2,
+    a_piece_changes_its_place: 2,
+    a_page_is_divided: 2,
+    a_leaf_of_a_divided_page_empties: 2,
+    an_array_is_used_again: 2,
     an_entry_is_never_mixed: 1,
     a_change_is_never_unseen: 1,
     a_move_is_never_unseen: 2,
@@ -176,6 +216,9 @@ fails!(
     change_ended_is_needed: a_look_up_is_never_torn without ChangeEnded, "was never there";
     lookup_begun_is_needed: a_look_up_is_never_torn without LookupBegun, "was never there";
     lookup_ended_is_needed: a_look_up_is_never_torn without LookupEnded, "was never there";
+    change_begun_is_needed_to_use_an_array_again: an_array_is_used_again without ChangeBegun, "was never there";
+    change_ended_is_needed_in_place: a_piece_changes_its_place without ChangeEnded, "was never there";
+    lookup_ended_is_needed_to_divide: a_page_is_divided without LookupEnded, "was never there";
     move_ended_is_needed: a_move_is_never_unseen without MoveEnded, "Slow, then Main";
     move_ended_is_needed_to_use_a_place_again: a_place_in_the_list_is_used_again without MoveEnded, "Slow, then Main";
     last_move_ended_is_needed: a_move_is_never_unseen without LastMoveEnded, "Slow, then Main";

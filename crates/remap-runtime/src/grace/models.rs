@@ -108,6 +108,21 @@ fn write(volume: &Volume, queue: usize, values: &[u64], mistake: Mistake) -> u64
     acknowledged
 }
 
+/// The block is on the slot.
+fn edit() -> Entry {
+    Entry {
+        block: BLOCK.0,
+        count: 1,
+        slot: SLOT.0,
+        lost: 0,
+        state: EntryState::Remapped,
+        cause: Cause::Manual,
+        flags: EntryFlags::default(),
+        errors: 0,
+        time: 0,
+    }
+}
+
 /// Moves the block to the slot; gives the writes that came by the slow lane.
 fn move_block(volume: &Volume, table: &mut Table, mistake: Mistake) -> Vec<u64> {
     let mut calls = Calls::default();
@@ -133,26 +148,15 @@ fn move_block(volume: &Volume, table: &mut Table, mistake: Mistake) -> Vec<u64> 
     }
     let copy = volume.device.main.load(Ordering::Relaxed);
     volume.device.slot.store(copy, Ordering::Relaxed);
-    let entry = Entry {
-        block: BLOCK.0,
-        count: 1,
-        slot: SLOT.0,
-        lost: 0,
-        state: EntryState::Remapped,
-        cause: Cause::Manual,
-        flags: EntryFlags::default(),
-        errors: 0,
-        time: 0,
-    };
-    table.apply(&entry).expect("memory");
+    table.apply(&edit()).expect("memory");
     end_move(&volume.view, 0);
     writes
 }
 
 /// Each inner list is what one queue writes.
 fn run(values: &'static [&'static [u64]], mistake: Mistake) {
-    let mut table = Table::create(64).expect("memory");
-    table.prepare(1).expect("memory");
+    let mut table = Table::create(64, 8).expect("memory");
+    table.prepare(&[edit(), edit()]).expect("memory");
     let queue = || ModelQueue { mail: Mailbox::of_model(), presence: Presence::idle() };
     let volume = Arc::new(Volume {
         view: Arc::clone(table.view()),

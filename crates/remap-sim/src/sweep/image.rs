@@ -153,7 +153,7 @@ impl Image {
 /// The table of a recovered volume, its retired slots behind it.
 #[must_use]
 pub fn table_of(recovered: &Recovered) -> Vec<Entry> {
-    recovered.table.iter().chain(recovered.pool.retired()).copied().collect()
+    recovered.table.iter().chain(recovered.pool.retired().iter().copied()).collect()
 }
 
 /// Is the table the same, and are all copies as they should be after a repair?

@@ -50,7 +50,7 @@ impl World {
             return Ok(());
         }
         let Ok(found) = self.recover_on(&disks, &order, Vec::new()) else { return Ok(()) };
-        let entries = |of: &Recovered| of.table.iter().copied().collect::<Vec<Entry>>();
+        let entries = |of: &Recovered| of.table.iter().collect::<Vec<Entry>>();
         // A checkpoint that cannot be read may be told by what it was made of.
         if matches!(damage, Damage::Page) && entries(&found) == entries(&truth) {
             return Ok(());

@@ -131,7 +131,7 @@ impl World {
         let spare = life.spare_disks.iter().position(|&d| d == disk)? as u8;
         let per_block = self.block_sectors();
         let slot = Slot::new(spare, sector / per_block).0;
-        let holds = |e: &&remap_format::Entry| {
+        let holds = |e: &remap_format::Entry| {
             e.state == EntryState::Remapped && (e.slot..e.slot + u64::from(e.count)).contains(&slot)
         };
         let entry = life.engine.table().iter().find(holds)?;

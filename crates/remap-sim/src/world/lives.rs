@@ -464,7 +464,7 @@ impl World {
     /// After a save every copy proves the same table; with one spare, each of them alone.
     pub(super) fn check_copies(&mut self) -> Checked {
         let Some(life) = &self.life else { return Ok(()) };
-        let expected: Vec<Entry> = life.engine.table().iter().copied().collect();
+        let expected: Vec<Entry> = life.engine.table().iter().collect();
         let order = self.present_disks();
         let single = order.len() == 1;
         let bytes = remap_core::recovery::shape_of(&self.volume).bytes();
@@ -475,7 +475,7 @@ impl World {
             let found = self
                 .recover_from(&order, hidden)
                 .map_err(|error| Rule::C8.broken(format!("copy {copy} alone after a save: {error}")))?;
-            let entries: Vec<Entry> = found.table.iter().copied().collect();
+            let entries: Vec<Entry> = found.table.iter().collect();
             if entries != expected {
                 return Err(Rule::C1.broken(format!("copy {copy}: {entries:?}, in memory {expected:?}")));
             }

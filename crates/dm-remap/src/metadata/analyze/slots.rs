@@ -39,13 +39,13 @@ pub(super) fn spares(recovered: &Recovered) -> Vec<SparePart> {
     let block_size = u64::from(superblock.block_size());
     let mut parts = Vec::new();
     for (spare, record) in superblock.present() {
-        let runs = |entries: &mut dyn Iterator<Item = &Entry>| {
+        let runs = |entries: &mut dyn Iterator<Item = Entry>| {
             let here = entries.filter(|e| Slot(e.slot).spare() == spare);
             here.map(|e| (Slot(e.slot).index(), Slot(e.slot).index() + u64::from(e.count)))
                 .collect::<Vec<Run>>()
         };
         let used = runs(&mut recovered.table.iter().filter(|e| e.state == EntryState::Remapped));
-        let retired = runs(&mut recovered.pool.retired().iter());
+        let retired = runs(&mut recovered.pool.retired().iter().copied());
         let kept = kept_slots(record, block_size);
         let metadata: Vec<Run> = kept.iter().map(|&(first, end)| (first, end.min(record.slots))).collect();
         let free = gaps([&used[..], &retired, &metadata].concat(), record.slots);
