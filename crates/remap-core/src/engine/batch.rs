@@ -96,7 +96,7 @@ impl Engine {
         flush: Option<DeviceId>,
         request: Option<usize>,
     ) {
-        if self.commit.is_frozen() && request.is_some() {
+        if self.commit.is_frozen() {
             self.orphan_job(job);
         }
         if let Some(request) = request.filter(|_| self.planted(Canary::AckBeforeCommit)) {

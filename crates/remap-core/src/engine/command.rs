@@ -5,7 +5,7 @@
 
 use remap_format::{Cause, EntryState, SpareRecord, SuperblockFlags};
 
-use super::job::{Job, JobKind};
+use super::job::JobKind;
 use super::spares::{Change, Stage};
 use super::{Engine, Event, RequestError, SubmitError};
 use crate::memory;
@@ -248,14 +248,14 @@ impl Engine {
         }
     }
 
-    pub(super) fn command_job_done(&mut self, job: &Job, result: Result<(), RequestError>) {
-        let left = self.table.get(job.block);
-        let Some(index) = job.kind.command() else { return };
+    pub(super) fn command_job_done(&mut self, kind: JobKind, block: Block, result: Result<(), RequestError>) {
+        let left = self.table.get(block);
+        let Some(index) = kind.command() else { return };
         let Some(running) = self.commands.iter_mut().find(|c| c.index == index) else { return };
         running.jobs -= 1;
         // A block that stays pending was not cleared, and was not moved either.
         let pending = left.is_some_and(|e| e.state == EntryState::Pending);
-        let missed = pending && matches!(job.kind, JobKind::Clear { .. } | JobKind::Move { .. });
+        let missed = pending && matches!(kind, JobKind::Clear { .. } | JobKind::Move { .. });
         match result {
             Ok(()) if !missed => running.outcome.done += 1,
             Ok(()) => {

@@ -111,6 +111,8 @@ pub(super) struct Job {
     pub(super) slot: Option<Slot>,
     /// Slots that failed while this job wrote them.
     pub(super) failed_slots: ArrayVec<Slot, MAX_SLOT_TRIES>,
+    /// Its command was told that it failed, because metadata cannot be written.
+    pub(super) told: bool,
 }
 
 impl Job {
@@ -185,6 +187,7 @@ impl Engine {
                 probes: 0,
                 slot: None,
                 failed_slots: ArrayVec::new(),
+                told: false,
             });
         }
         if grace {
@@ -245,7 +248,8 @@ impl Engine {
         self.wake = true;
         match job.kind {
             JobKind::Write { request, .. } => self.request_job_done(request, result),
-            _ => self.command_job_done(&job, result),
+            _ if job.told => {}
+            kind => self.command_job_done(kind, job.block, result),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use super::job::{JobKind, Suspicion};
+use super::job::{Job, JobKind, Step as JobStep, Suspicion};
 use super::ops::Purpose;
 use super::place::{bits, runs};
 use super::{Engine, Event, MAX_SUSPICIONS, RequestError};
@@ -206,7 +206,8 @@ impl Engine {
         }
         let block = self.block_of(cursor);
         if self.is_locked(block) {
-            return self.wait_for_lock(index);
+            let beside = request.kind == RequestKind::Read && self.reads_beside_move(block);
+            return if beside { self.start_read_beside(index, block) } else { self.wait_for_lock(index) };
         }
         let entry = self.table.next_from(block);
         let missed = self.planted(Canary::LookupOffByOne);
@@ -228,6 +229,28 @@ impl Engine {
                 }
             },
         }
+    }
+
+    /// Does a command's move of the block wait for metadata that cannot be written? Until they can, what the main device holds is still
+    /// what was acknowledged last, and nothing else is written there while the read goes on: reads need not fail.
+    fn reads_beside_move(&self, block: Block) -> bool {
+        let waits = |job: &Job| {
+            let from_main = job.old_slot().is_none() && matches!(job.kind, JobKind::Move { .. });
+            job.block == block && job.step == JobStep::Commit && from_main
+        };
+        self.commit.is_frozen() && self.jobs.iter().flatten().any(waits)
+    }
+
+    fn start_read_beside(&mut self, index: usize, block: Block) -> bool {
+        if self.table.get(block).is_some() {
+            return self.start_entry_read(index, block);
+        }
+        let whole = self.block_extent(block);
+        let Some(slow) = self.requests.get(index).and_then(Option::as_ref) else { return false };
+        let end = slow.request.extent.end().min(whole.end()).0.min(slow.cursor.0.saturating_add(slow.limit));
+        let Some(piece) = Extent::between(slow.cursor, Sector(end)) else { return false };
+        self.emit_piece(index, DeviceId::Main, piece, piece);
+        true
     }
 
     fn wait_for_lock(&mut self, index: usize) -> bool {
@@ -476,7 +499,7 @@ impl Engine {
         let first = self.block_of(piece.start());
         let end = Block(piece.end().0.div_ceil(self.block_sectors()));
         for index in 0..self.jobs.len() {
-            let here = |j: &super::job::Job| (first..end).contains(&j.block) && j.is_fenced();
+            let here = |j: &Job| (first..end).contains(&j.block) && j.is_fenced();
             if self.jobs.get(index).and_then(Option::as_ref).is_some_and(here) {
                 self.job_step_done(index);
             }

@@ -367,7 +367,8 @@ impl Engine {
             job.slot.iter().chain(&job.failed_slots).any(held)
                 || job.old_slot().is_some_and(|slot| held(&slot))
         });
-        if by_jobs {
+        // While metadata cannot be written they do not end, and nobody waits for them.
+        if by_jobs && !self.commit.is_frozen() {
             return;
         }
         let moved_all = self.next_on(spare, Block(0)).is_none();

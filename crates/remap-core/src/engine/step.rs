@@ -551,7 +551,7 @@ impl Engine {
         self.stage_edits(index, &edits, flush, request);
     }
 
-    /// Metadata cannot be written: the client must not wait for it, but the job keeps its block.
+    /// Metadata cannot be written: neither client nor command must wait for it, but the job keeps its block.
     pub(super) fn orphan_job(&mut self, index: usize) {
         let Some(job) = self.job(index) else { return };
         if let JobKind::Write { request, .. } = job.kind {
@@ -560,6 +560,9 @@ impl Engine {
                 return;
             }
             self.request_job_done(request, Err(RequestError::Io(Fault::Unknown)));
+        } else if !core::mem::replace(&mut job.told, true) {
+            let (kind, block) = (job.kind, job.block);
+            self.command_job_done(kind, block, Err(RequestError::Io(Fault::Unknown)));
         }
     }
 }
