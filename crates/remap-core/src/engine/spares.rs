@@ -367,8 +367,11 @@ impl Engine {
             job.slot.iter().chain(&job.failed_slots).any(held)
                 || job.old_slot().is_some_and(|slot| held(&slot))
         });
-        // While metadata cannot be written they do not end, and nobody waits for them.
-        if by_jobs && !self.commit.is_frozen() {
+        if by_jobs {
+            // While metadata cannot be written they do not end, and nobody waits for them.
+            if self.commit.is_frozen() {
+                self.spare_stays(at, spare, Fault::Unknown);
+            }
             return;
         }
         let moved_all = self.next_on(spare, Block(0)).is_none();
@@ -382,15 +385,17 @@ impl Engine {
                     self.wake = true;
                 }
             }
-            None => {
-                self.pool.set_leaving(spare, false);
-                let fault = Fault::Unsupported;
-                if let Some(running) = self.commands.get_mut(at) {
-                    running.outcome.error.get_or_insert(RequestError::Io(fault));
-                }
-                self.command_enters(at, Stage::Ended);
-            }
+            None => self.spare_stays(at, spare, Fault::Unsupported),
         }
+    }
+
+    /// Not all of its blocks have left: its slots are handed out again.
+    fn spare_stays(&mut self, at: usize, spare: u8, fault: Fault) {
+        self.pool.set_leaving(spare, false);
+        if let Some(running) = self.commands.get_mut(at) {
+            running.outcome.error.get_or_insert(RequestError::Io(fault));
+        }
+        self.command_enters(at, Stage::Ended);
     }
 
     /// Spares and homes without this one; `None`: its copies find no home.
