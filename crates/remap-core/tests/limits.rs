@@ -329,3 +329,40 @@ fn a_thousand_blocks_that_fail_at_once_share_their_flushes() {
     assert_eq!(engine.counts().remapped_blocks, 1000);
     assert!(flushes < 20, "{flushes}");
 }
+
+/// A commit that waits for others is nothing to be woken for once there is nothing to commit.
+#[test]
+fn nobody_is_woken_for_a_commit_that_was_given_up() {
+    let mut engine = engine(Policy::RemapOnly);
+    for id in 0..2 {
+        let write = request(id, RequestKind::Write { fua: false }, blocks(2 * id, 1));
+        engine.submit(NOW, write).expect("there is room");
+    }
+    // Both fail, both move, and the first one is in its slot.
+    let mut slots = Vec::new();
+    while slots.len() < 2 {
+        for op in ops(&mut engine) {
+            match (op.device, &op.kind) {
+                (DeviceId::Main, OpKind::Write { .. }) => {
+                    engine.handle_completion(NOW, op.id, Err(Fault::Medium))
+                }
+                (DeviceId::Spare(_), OpKind::Write { .. }) => slots.push(op),
+                _ => engine.handle_completion(NOW, op.id, Ok(())),
+            }
+        }
+    }
+    engine.handle_completion(NOW, slots[0].id, Ok(()));
+    assert!(ops(&mut engine).is_empty() && engine.poll_timeout().is_some(), "it waits for the other one");
+    engine.submit(NOW, request(9, RequestKind::Flush, blocks(0, 1))).expect("there is room");
+    for op in ops(&mut engine) {
+        engine.handle_completion(NOW, op.id, Err(Fault::Unknown));
+    }
+    engine.handle_completion(NOW, slots[1].id, Ok(()));
+    let ended =
+        events(&mut engine).into_iter().filter(|event| matches!(event, Event::RequestDone { .. })).count();
+    assert_eq!(ended, 3);
+    assert_eq!(engine.counts().remapped_blocks, 0);
+    let later = Now { mono_ns: NOW.mono_ns + 2_000_000, ..NOW };
+    engine.handle_timeout(later);
+    assert!(engine.poll_timeout().is_none_or(|at| at > later.mono_ns), "{:?}", engine.poll_timeout());
+}

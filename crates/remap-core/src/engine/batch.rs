@@ -114,13 +114,12 @@ impl Engine {
     }
 
     /// Blocks that fail side by side share a commit: it waits a little for those whose bytes are on their way to a slot.
-    pub(super) fn holds_commit(&mut self) -> bool {
+    /// `held`: until when it waits already.
+    pub(super) fn holds_commit(&mut self, held: Option<u64>) -> bool {
         let more = self.jobs.iter().flatten().any(|job| matches!(job.step, Step::WriteSlot));
-        let until = *self.commit.hold_until.get_or_insert(self.now.mono_ns.saturating_add(COMMIT_HOLD_NS));
+        let until = held.unwrap_or(self.now.mono_ns.saturating_add(COMMIT_HOLD_NS));
         let holds = more && self.now.mono_ns < until;
-        if !holds {
-            self.commit.hold_until = None;
-        }
+        self.commit.hold_until = holds.then_some(until);
         holds
     }
 

@@ -274,12 +274,14 @@ impl Engine {
         if self.commit.resync_at.is_some_and(|at| at <= self.now.mono_ns) {
             self.commit.checkpoint_wanted = true;
         }
+        // Named again below if a commit still waits.
+        let held = self.commit.hold_until.take();
         let staged = self.commit.staged.edits.len();
         let pages = Record::pages_for(staged) as u32;
         let full = staged > 0 && self.commit.position + pages > self.commit.shape.journal_pages;
         if self.commit.checkpoint_wanted || full {
             self.begin_checkpoint();
-        } else if staged > 0 && !self.holds_commit() {
+        } else if staged > 0 && !self.holds_commit(held) {
             self.take_batch();
             self.begin_data_flush();
         }
