@@ -20,8 +20,8 @@ const STEP: Duration = Duration::from_millis(1);
 /// A running server.
 pub(crate) struct Server {
     child: Child,
-    /// The server itself, if the child only put it into the background.
-    daemon: Option<Pid>,
+    /// Where one that the child only put into the background has left its number, perhaps after its first connection.
+    pid_file: PathBuf,
     socket: PathBuf,
     /// From its start to its first connection, in seconds.
     pub(crate) start_s: f64,
@@ -45,51 +45,50 @@ impl Server {
         let _ = fs::remove_file(pid_file);
         let begin = Instant::now();
         let child = command.spawn().with_context(|| format!("{command:?} does not start"))?;
-        let mut server = Self { child, daemon: None, socket: socket.to_owned(), start_s: 0.0 };
+        let (socket, pid_file) = (socket.to_owned(), pid_file.to_owned());
+        let mut server = Self { child, pid_file, socket, start_s: 0.0 };
         loop {
             let ended = server.child.try_wait().context("waiting for a server")?;
-            if ended.is_some_and(|status| status.success()) {
-                server.daemon = pid_in(pid_file);
-            }
-            if (ended.is_none() || server.daemon.is_some()) && UnixStream::connect(socket).is_ok() {
+            let well = ended.is_none_or(|status| status.success());
+            if well && UnixStream::connect(&server.socket).is_ok() {
                 break;
             }
-            if ended.is_some_and(|status| !status.success()) || begin.elapsed() > PATIENCE {
+            if !well || begin.elapsed() > PATIENCE {
                 let text = fs::read_to_string(log).unwrap_or_default();
                 bail!("{command:?} is not ready ({ended:?}): {}", text.trim());
             }
             thread::sleep(STEP);
         }
         server.start_s = begin.elapsed().as_secs_f64();
-        // The child may have ended after it was looked at, with the daemon behind the socket.
-        thread::sleep(STEP);
-        if server.daemon.is_none() && server.child.try_wait().context("waiting for a server")?.is_some() {
-            server.daemon = pid_in(pid_file);
-        }
         Ok(server)
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.daemon.map_or(self.child.id(), |pid| pid.as_raw_nonzero().get().unsigned_abs())
+        self.process().as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// The server itself.
+    fn process(&self) -> Pid {
+        pid_in(&self.pid_file).unwrap_or(Pid::from_child(&self.child))
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         // SIGTERM, so that it leaves its files as it should; SIGKILL if it does not. It may have ended already.
-        let pid = self.daemon.unwrap_or(Pid::from_child(&self.child));
-        let _ = kill_process(pid, Signal::TERM);
+        let process = self.process();
+        let _ = kill_process(process, Signal::TERM);
         let begin = Instant::now();
-        let daemon = self.daemon;
-        let runs = |child: &mut Child| match daemon {
-            Some(daemon) => test_kill_process(daemon).is_ok(),
-            None => matches!(child.try_wait(), Ok(None)),
+        let is_child = process == Pid::from_child(&self.child);
+        let runs = |child: &mut Child| match is_child {
+            true => matches!(child.try_wait(), Ok(None)),
+            false => test_kill_process(process).is_ok(),
         };
         while runs(&mut self.child) && begin.elapsed() < PATIENCE {
             thread::sleep(STEP);
         }
         if runs(&mut self.child) {
-            let _ = kill_process(pid, Signal::KILL);
+            let _ = kill_process(process, Signal::KILL);
         }
         let _ = self.child.wait();
         let _ = fs::remove_file(&self.socket);
