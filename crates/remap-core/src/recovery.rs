@@ -78,9 +78,23 @@ pub struct CopyReport {
     pub superblock_page: Option<u8>,
     /// Which checkpoint area that superblock names.
     pub area: Option<u8>,
-    /// Superblock pages (bit 0, bit 1) that begin like one and are not whole. Another one written there could, torn, make the first
-    /// one whole: such a page must be erased before.
-    pub torn: u8,
+    /// What lies in its superblock pages.
+    pub pages: [SuperblockPage; 2],
+}
+
+/// What lies in a superblock page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SuperblockPage {
+    /// Nothing that says which spare this is.
+    #[default]
+    Nothing,
+    /// A whole superblock.
+    Whole,
+    /// A whole superblock that says that its copy is not to be believed.
+    Fence,
+    /// It begins like a superblock and is not whole. Another one written there could, torn, make the first one whole: such a page
+    /// must be erased before.
+    Torn,
 }
 
 /// Why a volume cannot be assembled.
@@ -300,7 +314,7 @@ impl Recovered {
                 flaw: Some((Flaw::Damaged(DecodeError::Magic("superblock")), place.start)),
                 superblock_page: None,
                 area: None,
-                torn: 0,
+                pages: [SuperblockPage::Nothing; 2],
             };
             memory::push(&mut copies, report);
         }

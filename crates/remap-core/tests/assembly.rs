@@ -224,27 +224,30 @@ fn a_copy_that_is_damaged_is_written_before_anything_is_served() {
 
 /// A fence is on both superblock pages; so is what takes it off.
 #[test]
-fn a_copy_that_was_fenced_gets_both_its_superblocks() {
-    let mut one = spares(1, 1, &[]);
-    let start = fence(&mut one[0], 3);
-    let found = read(&[&one[0]]).expect("the others are whole");
-    assert_eq!(found.copies[3].flaw.map(|(flaw, _)| flaw), Some(Flaw::Fenced));
-    assert_eq!(found.good_copies(), 4);
-    let (_, written) = live_again(&mut one, &[]);
-    let superblocks: Vec<usize> =
-        written.iter().filter(|(at, _)| *at == start).map(|(_, bytes)| *bytes).collect();
-    assert_eq!(superblocks, [8192]);
-    assert!(read(&[&one[0]]).is_ok_and(|found| found.good_copies() == 5));
+fn a_fence_is_lifted_last() {
+    for fenced in [&[0][..], &[1], &[0, 1]] {
+        let mut one = spares(1, 1, &[]);
+        let start = fence(&mut one[0], 3, fenced);
+        let found = read(&[&one[0]]).expect("the others are whole");
+        assert_eq!(found.copies[3].flaw.map(|(flaw, _)| flaw), Some(Flaw::Fenced));
+        assert_eq!(found.good_copies(), 4);
+        let (_, written) = live_again(&mut one, &[]);
+        let pages = written.iter().filter(|(at, _)| (start..start + 8192).contains(at));
+        let pages: Vec<(u64, usize)> = pages.map(|(at, bytes)| (at - start, *bytes)).collect();
+        let expected = if fenced == [0] { [(4096, 4096), (0, 4096)] } else { [(0, 4096), (4096, 4096)] };
+        assert_eq!(pages, expected, "fence on {fenced:?}");
+        assert!(read(&[&one[0]]).is_ok_and(|found| found.good_copies() == 5));
+    }
 }
 
-/// Writes a fence on both superblock pages of a copy, as the engine does; gives the copy's first byte.
-fn fence(spare: &mut [u8], copy: u8) -> u64 {
+/// Writes a fence on these superblock pages of a copy; gives the copy's first byte.
+fn fence(spare: &mut [u8], copy: u8, pages: &[usize]) -> u64 {
     let bytes = spare.to_vec();
     let found = read(&[&bytes]).expect("whole");
     let start = found.copies[usize::from(copy)].start;
     let flags = SuperblockFlags::FENCED;
     let superblock = Superblock { role: CopyRole::Copy(copy), flags, ..found.superblock };
-    spare[start as usize..][..8192].chunks_exact_mut(4096).for_each(|page| superblock.encode(page));
+    pages.iter().for_each(|page| superblock.encode(&mut spare[start as usize + page * 4096..][..4096]));
     start
 }
 

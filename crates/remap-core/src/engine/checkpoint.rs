@@ -8,21 +8,13 @@
 
 use alloc::vec::Vec;
 
-use arrayvec::ArrayVec;
-use remap_format::layout::LABEL_BYTES;
-use remap_format::{
-    COPIES, CheckpointPage, CopyRole, Entry, MAX_SPARES, PAGE_ENTRIES, PAGE_SIZE, PageHeader, Record,
-    RecordHeader, Superblock, SuperblockFlags,
-};
+use remap_format::{CheckpointPage, Entry, PAGE_ENTRIES, PAGE_SIZE, PageHeader, Record, RecordHeader};
 
 use super::commit::{ALL_COPIES, CopySet, PerCopy, copies_of};
 use super::ops::CommitPart;
-use super::spares::label_write;
 use super::{Engine, MIN_COPIES};
 use crate::canary::Canary;
 use crate::memory::{self, NoMemory};
-use crate::op::DeviceId;
-use crate::recovery::copy_of;
 use crate::units::Block;
 
 /// Pages in one write of a checkpoint.
@@ -85,7 +77,7 @@ impl Engine {
         self.checkpoint_advance();
     }
 
-    /// Labels where copies are to live from now on, and there and in fenced copies (which nobody believes) empty journals, so that homes
+    /// Labels where copies are to live from now on, and there and in copies that nobody believes empty journals, so that homes
     /// which take none are known before one of them is named. A label only in the first page: in the other one may be what the spare
     /// is recognised by. Elsewhere, the remains of superblocks are erased.
     fn prepare_homes(&mut self) {
@@ -95,25 +87,9 @@ impl Engine {
                 Err(NoMemory) => self.commit.starve(),
             }
         }
-        self.write_empty_journals(self.commit.moving | self.commit.fenced, self.commit.checkpoint_generation);
-        for (copy, torn) in (0..COPIES).zip(self.commit.torn) {
-            for page in (0..2).filter(|page| torn & (1 << page) != 0) {
-                let offset = self.commit.shape.superblock_at(page);
-                match memory::zeroes(PAGE_SIZE) {
-                    Ok(blank) => self.write_copy(copy, offset, blank, CommitPart::Copy(copy)),
-                    Err(NoMemory) => self.commit.starve(),
-                }
-            }
-        }
-    }
-
-    /// A page that says which spare it is on.
-    pub(super) fn label_page(&self, spare: u8) -> Result<Vec<u8>, NoMemory> {
-        let mut bytes = memory::zeroes(PAGE_SIZE)?;
-        let mut label = self.superblock()?;
-        (label.role, label.spare_index) = (CopyRole::Label, spare);
-        label.encode(&mut bytes);
-        Ok(bytes)
+        let unbelieved = if self.commit.making { 0 } else { self.commit.superblocks.unbelieved() };
+        self.write_empty_journals(self.commit.moving | unbelieved, self.commit.checkpoint_generation);
+        self.erase_torn();
     }
 
     /// It is tried again after a pause; one that was to change the spares is given up if it still can be.
@@ -203,13 +179,12 @@ impl Engine {
     fn checkpoint_named(&mut self) {
         let Some(checkpoint) = self.commit.checkpoint() else { return };
         let (generation, entries) = (checkpoint.generation, checkpoint.entries);
-        let written = self.commit.good();
-        let copies = self.commit.next_superblock.iter_mut().zip(&mut self.commit.areas).enumerate();
-        for (_, (next, area)) in copies.filter(|(copy, _)| written & (1 << copy) != 0) {
-            *next = 1 - *next;
-            *area = 1 - *area;
+        for copy in copies_of(self.commit.good()) {
+            self.commit.superblocks.named(copy);
+            if let Some(area) = self.commit.areas.get_mut(usize::from(copy)) {
+                *area = 1 - *area;
+            }
         }
-        self.commit.fenced &= !written;
         (self.volume.generation, self.volume.base) = (generation, self.commit.base);
         self.volume.entries = entries;
     }
@@ -234,16 +209,17 @@ impl Engine {
     }
 
     /// Whether the journal of a copy that was out of step can be read is not known: its first page is written, which heals it or shows
-    /// that it cannot be. (Those in step keep what is in theirs: the table's history.)
+    /// that it cannot be. (Those in step keep what is in theirs: the table's history.) Copies that were fenced may be believed again.
     fn begin_journals(&mut self) {
         let Some(checkpoint) = self.commit.checkpoint() else { return };
         let (emptied, generation) = (checkpoint.emptied, checkpoint.generation);
         let unproven = self.commit.good() & !self.commit.in_step & !emptied;
         self.write_empty_journals(unproven, generation);
+        let lifted = self.lift_fences();
         if self.commit.out > 0 {
             return;
         }
-        if unproven == 0 { self.checkpoint_done(generation) } else { self.checkpoint_advance() }
+        if unproven == 0 && !lifted { self.checkpoint_done(generation) } else { self.checkpoint_advance() }
     }
 
     /// Writes the next chunk of pages to every copy; `false` when there is none.
@@ -292,86 +268,19 @@ impl Engine {
         Ok(pages > 0)
     }
 
-    /// What all superblocks written now have in common.
-    pub(super) fn superblock(&self) -> Result<Superblock, NoMemory> {
-        let mut superblock = copy_of(&self.volume)?;
-        superblock.flags = SuperblockFlags(self.volume.flags.0 | self.commit.set_flags);
-        superblock.written = self.now.unix_s;
-        Ok(superblock)
-    }
-
     fn begin_superblocks(&mut self) {
         // From here on a copy may name the new homes.
         self.commit.former = None;
         self.commit.moving = 0;
         let good = self.commit.good();
-        for (_, torn) in self.commit.torn.iter_mut().enumerate().filter(|(copy, _)| good & (1 << copy) != 0) {
-            *torn = 0;
-        }
-        if self.write_superblocks().is_err() {
+        self.commit.superblocks.erased(good);
+        let Some(checkpoint) = self.commit.checkpoint() else { return };
+        let (generation, entries) = (checkpoint.generation, checkpoint.entries);
+        if self.write_superblocks(generation, entries).is_err() {
             self.commit.starve();
         }
         if self.commit.out == 0 {
             self.checkpoint_advance();
         }
     }
-
-    /// Asks for all memory first: with some superblocks written and others not, the volume would wait between two checkpoints.
-    fn write_superblocks(&mut self) -> Result<(), NoMemory> {
-        let Some(checkpoint) = self.commit.checkpoint() else { return Ok(()) };
-        let (generation, entries) = (checkpoint.generation, checkpoint.entries);
-        let mut writes = PerCopy::new();
-        for copy in copies_of(self.commit.good()) {
-            // A fence is on both pages, and one is enough; nothing is lost if both are torn, for nobody believes such a copy.
-            let fenced = self.commit.fenced & (1 << copy) != 0;
-            writes.push((copy, memory::zeroes(if fenced { 2 } else { 1 } * PAGE_SIZE)?));
-        }
-        let mut labels: ArrayVec<(u8, Vec<u8>), MAX_SPARES> = ArrayVec::new();
-        let labelled = if self.commit.making { self.volume.spares.len() as u8 } else { 0 };
-        let homes = self.volume.homes;
-        for spare in (0..labelled).filter(|&spare| homes.iter().all(|home| home.spare != spare)) {
-            labels.push((spare, memory::zeroes(LABEL_BYTES as usize)?));
-        }
-        let mut superblock = self.superblock()?;
-        (superblock.generation, superblock.base) = (generation, self.commit.base);
-        for (copy, mut bytes) in writes {
-            superblock.role = CopyRole::Copy(copy);
-            superblock.spare_index = self.commit.place(copy).spare;
-            superblock.area = self.commit.idle_area(copy);
-            superblock.entries = entries;
-            encode_pages(&superblock, &mut bytes);
-            let next = self.commit.next_superblock.get(usize::from(copy)).copied().unwrap_or(0);
-            let offset = self.commit.shape.superblock_at(if bytes.len() > PAGE_SIZE { 0 } else { next });
-            self.write_copy(copy, offset, bytes, CommitPart::Copy(copy));
-        }
-        for (spare, mut bytes) in labels {
-            superblock.role = CopyRole::Label;
-            superblock.spare_index = spare;
-            superblock.area = self.volume.area;
-            superblock.entries = self.volume.entries;
-            encode_pages(&superblock, &mut bytes);
-            let (extent, kind) = label_write(bytes);
-            self.emit_commit(DeviceId::Spare(spare), extent, kind, CommitPart::Label);
-        }
-        Ok(())
-    }
-
-    /// For each of these copies both superblock pages, saying that it is not to be believed.
-    pub(super) fn fence_bytes(&self, copies: CopySet) -> Result<PerCopy, NoMemory> {
-        let mut fences = PerCopy::new();
-        let mut superblock = self.superblock()?;
-        superblock.flags = SuperblockFlags(superblock.flags.0 | SuperblockFlags::FENCED.0);
-        for copy in copies_of(copies) {
-            superblock.role = CopyRole::Copy(copy);
-            superblock.spare_index = self.commit.place(copy).spare;
-            let mut bytes = memory::zeroes(2 * PAGE_SIZE)?;
-            encode_pages(&superblock, &mut bytes);
-            fences.push((copy, bytes));
-        }
-        Ok(fences)
-    }
-}
-
-pub(super) fn encode_pages(superblock: &Superblock, bytes: &mut [u8]) {
-    bytes.chunks_exact_mut(PAGE_SIZE).for_each(|page| superblock.encode(page));
 }

@@ -15,10 +15,11 @@ use super::batch::{Batch, DeviceSet};
 use super::checkpoint::{Checkpoint, Phase as CheckpointPhase};
 use super::ops::{CommitPart, Purpose};
 use super::spares::{Change, Former, Relayout, Strays, as_array};
+use super::superblocks::Superblocks;
 use super::{Engine, MIN_COPIES, Notice, RequestError};
 use crate::memory::{self, NoMemory};
 use crate::op::{Buffer, DeviceId, Fault, OpKind};
-use crate::recovery::{Flaw, Recovered, shape_of};
+use crate::recovery::{Recovered, SuperblockPage, shape_of};
 use crate::units::{Extent, Sector};
 
 /// Set of copies: bit n is copy n.
@@ -63,10 +64,7 @@ pub(super) struct Commit {
     pub(super) to_fence: CopySet,
     pub(super) fault: Option<Fault>,
     pub(super) out: u32,
-    /// Which superblock page of each copy is written next.
-    pub(super) next_superblock: [u8; COPIES as usize],
-    /// Superblock pages of each copy (bit 0, bit 1) with the remains of one that must be erased before another is written there.
-    pub(super) torn: [u8; COPIES as usize],
+    pub(super) superblocks: Superblocks,
     generation: u64,
     /// The generation of the same table that recovery can read: another one than `generation` until the first commit, if recovery
     /// had to go back.
@@ -75,8 +73,6 @@ pub(super) struct Commit {
     position: u32,
     /// The checkpoint area in use in each copy; a checkpoint goes into the other one.
     pub(super) areas: [u8; COPIES as usize],
-    /// Copies whose superblock pages say that they are not to be believed.
-    pub(super) fenced: CopySet,
     /// The volume is being made: every copy must be written, and spares that hold none get their labels (never again: both
     /// pages of a label could be torn, and nothing in them changes).
     pub(super) making: bool,
@@ -109,20 +105,11 @@ impl Commit {
     pub(super) fn begin(recovered: &Recovered) -> Result<Self, NoMemory> {
         let superblock = &recovered.superblock;
         let mut in_step = 0;
-        let mut next_superblock = [0; COPIES as usize];
         let mut areas = [1; COPIES as usize];
-        let mut torn = [0; COPIES as usize];
-        let mut fenced = 0;
-        let places = next_superblock.iter_mut().zip(&mut areas).zip(&mut torn);
-        for (report, ((next, area), torn)) in recovered.copies.iter().zip(places) {
-            *torn = report.torn;
+        for (report, area) in recovered.copies.iter().zip(&mut areas) {
             if report.flaw.is_none() {
                 in_step |= 1 << report.copy;
             }
-            if matches!(report.flaw, Some((Flaw::Fenced, _))) {
-                fenced |= 1 << report.copy;
-            }
-            *next = report.superblock_page.map_or(0, |page| 1 - page);
             *area = report.area.unwrap_or(1);
         }
         Ok(Self {
@@ -139,14 +126,12 @@ impl Commit {
             to_fence: 0,
             fault: None,
             out: 0,
-            next_superblock,
-            torn,
+            superblocks: Superblocks::found(&recovered.copies),
             generation: recovered.generation,
             base: recovered.base,
             checkpoint_generation: superblock.generation,
             position: recovered.journal_position,
             areas,
-            fenced,
             making: recovered.copies.iter().all(|c| c.generation.is_none()),
             checkpoint_wanted: recovered.needs_repair,
             set_flags: 0,
@@ -291,10 +276,11 @@ impl Engine {
     /// being applied.
     pub(super) fn begin_record(&mut self) {
         self.commit.phase = Phase::Record;
-        self.commit.trying = self.commit.in_step & !self.commit.fenced;
+        let unbelieved = self.commit.superblocks.unbelieved();
+        self.commit.trying = self.commit.in_step & !unbelieved;
         self.commit.failed = 0;
         // Fenced when this record was tried before; the flush that failed then may have lost the fence.
-        self.commit.to_fence = self.commit.in_step & self.commit.fenced;
+        self.commit.to_fence = self.commit.in_step & unbelieved;
         self.commit.fault = None;
         self.commit.starved = false;
         match self.record_bytes() {
@@ -373,10 +359,8 @@ impl Engine {
                     self.commit.fault.get_or_insert(fault);
                 }
                 CommitPart::Copy(copy) => self.commit.copy_failed(copy, fault),
-                CommitPart::Fence(_) if fault == Fault::NoMemory => self.commit.starve(),
-                CommitPart::Fence(copy) => {
-                    self.notice(Notice::CopyFailed { copy, fault, fenced: false });
-                }
+                CommitPart::Superblock(copy, _) => self.commit.copy_failed(copy, fault),
+                CommitPart::Fence(copy, page) => self.fence_failed(copy, page, fault),
                 // A volume whose spares cannot all be recognised is not made.
                 CommitPart::Label => {
                     self.commit.failed = ALL_COPIES;
@@ -393,7 +377,10 @@ impl Engine {
                     self.flush_failed(DeviceId::Spare(spare), fault);
                 }
             }
-        } else if let CommitPart::Fence(copy) = part {
+        } else if let CommitPart::Superblock(copy, page) = part {
+            self.commit.superblocks.written(copy, page, SuperblockPage::Whole);
+        } else if let CommitPart::Fence(copy, page) = part {
+            self.commit.superblocks.written(copy, page, SuperblockPage::Fence);
             let fault = self.commit.fault.unwrap_or(Fault::Medium);
             self.notice(Notice::CopyFailed { copy, fault, fenced: true });
         }
@@ -421,24 +408,6 @@ impl Engine {
         }
         self.commit.phase = Phase::RecordFlush;
         self.flush_copies();
-    }
-
-    /// Writes the fences that are owed; `true` if some are on their way.
-    pub(super) fn owe_fences(&mut self) -> bool {
-        let owed = core::mem::take(&mut self.commit.to_fence);
-        if self.commit.good().count_ones() < MIN_COPIES {
-            // Never make unbelievable what may be all there is.
-            return false;
-        }
-        let Ok(fences) = self.fence_bytes(owed) else {
-            self.commit.starve();
-            return false;
-        };
-        self.commit.fenced |= owed;
-        for (copy, bytes) in fences {
-            self.write_copy(copy, 0, bytes, CommitPart::Fence(copy));
-        }
-        owed != 0
     }
 
     fn record_flushed(&mut self) {
@@ -496,6 +465,7 @@ impl Engine {
             self.commit.resyncs = 0;
         }
         self.commit.in_step = good;
+        self.commit.superblocks.unfenced(good);
         self.commit.resync_at = None;
         self.commit.plan_resync(self.now.mono_ns);
         self.commit.generation = generation;

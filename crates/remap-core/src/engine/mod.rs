@@ -21,6 +21,7 @@ mod place;
 mod request;
 mod spares;
 mod step;
+mod superblocks;
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;

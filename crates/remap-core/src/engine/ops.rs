@@ -50,10 +50,12 @@ pub(super) enum Purpose {
 pub(super) enum CommitPart {
     /// Makes slot or main contents durable before the record is written.
     DataFlush,
-    /// A copy's record, page or superblock.
+    /// A copy's record or page.
     Copy(u8),
-    /// A copy's fence.
-    Fence(u8),
+    /// A copy's superblock, and in which of its pages.
+    Superblock(u8, u8),
+    /// A copy's fence, and in which of its superblock pages.
+    Fence(u8, u8),
     /// A label.
     Label,
     /// Makes a spare's copies durable.

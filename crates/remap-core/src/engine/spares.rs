@@ -12,11 +12,11 @@ use remap_format::{
     COPIES, Cause, CopyHome, CopyRole, Entry, EntryState, MAX_SPARES, PAGE_SIZE, SpareRecord,
 };
 
-use super::checkpoint::encode_pages;
 use super::command::Running;
 use super::commit::{Commit, CopySet};
 use super::job::JobKind;
 use super::ops::Purpose;
+use super::superblocks::{Superblocks, encode_pages};
 use super::{Engine, Notice, RequestError};
 use crate::memory::{self, NoMemory};
 use crate::op::{Buffer, DeviceId, Fault, OpKind};
@@ -40,8 +40,7 @@ pub(super) struct Former {
     homes: [CopyHome; COPIES as usize],
     shape: CopyShape,
     areas: [u8; COPIES as usize],
-    next_superblock: [u8; COPIES as usize],
-    fenced: CopySet,
+    superblocks: Superblocks,
     in_step: CopySet,
 }
 
@@ -161,13 +160,10 @@ impl Commit {
     /// The copy has a home in which nothing of it lies yet.
     pub(super) fn moved_home(&mut self, copy: u8) {
         let index = usize::from(copy);
-        if let (Some(area), Some(next)) = (self.areas.get_mut(index), self.next_superblock.get_mut(index)) {
-            (*area, *next) = (1, 0);
+        if let Some(area) = self.areas.get_mut(index) {
+            *area = 1;
         }
-        if let Some(torn) = self.torn.get_mut(index) {
-            *torn = 0;
-        }
-        self.fenced &= !(1 << copy);
+        self.superblocks.moved_home(copy);
         self.in_step &= !(1 << copy);
         self.moving |= 1 << copy;
     }
@@ -421,8 +417,7 @@ impl Engine {
             homes: self.volume.homes,
             shape: self.commit.shape,
             areas: self.commit.areas,
-            next_superblock: self.commit.next_superblock,
-            fenced: self.commit.fenced,
+            superblocks: self.commit.superblocks,
             in_step: self.commit.in_step,
         });
         let grows = relayout.shape != self.commit.shape;
@@ -459,8 +454,7 @@ impl Engine {
         let change = self.commit.changing.take();
         self.set_layout(former.spares, former.homes, former.shape);
         self.commit.areas = former.areas;
-        self.commit.next_superblock = former.next_superblock;
-        self.commit.fenced = former.fenced;
+        self.commit.superblocks = former.superblocks;
         self.commit.in_step = former.in_step;
         self.commit.leaving.clear();
         self.commit.moving = 0;

@@ -12,8 +12,8 @@ use remap_format::{
 use super::geometry;
 use super::scan::read_copy_superblock;
 use super::{
-    CopyReport, Flaw, Inconsistency, Recovered, RecoveryError, SpareReader, empty_pool, install, main_blocks,
-    shape_of,
+    CopyReport, Flaw, Inconsistency, Recovered, RecoveryError, SpareReader, SuperblockPage, empty_pool,
+    install, main_blocks, shape_of,
 };
 use crate::canary::{self, Canary};
 use crate::elect::{CopyHeader, ElectionError, elect};
@@ -275,7 +275,8 @@ impl<'r> Session<'r> {
                 report.generation = Some(generation);
             }
         }
-        let needs_repair = self.unfinished || self.copies.iter().any(|c| c.flaw.is_some() || c.torn != 0);
+        let needs_repair = self.unfinished
+            || self.copies.iter().any(|c| c.flaw.is_some() || c.pages.contains(&SuperblockPage::Torn));
         Ok(Recovered {
             superblock: self.superblock,
             devices: self.devices,

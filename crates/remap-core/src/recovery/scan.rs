@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use remap_format::layout;
 use remap_format::{CopyRole, DecodeError, PAGE_SIZE, SpareRecord, Superblock, SuperblockFlags, newer};
 
-use super::{CopyReport, Flaw, RecoveryError, SpareReader, copy_of};
+use super::{CopyReport, Flaw, RecoveryError, SpareReader, SuperblockPage, copy_of};
 use crate::memory;
 
 /// Places that are looked at on one device: those of its size, and of the sizes that superblocks found there record. An honest
@@ -205,21 +205,21 @@ pub(super) fn read_copy_superblock(
         flaw: None,
         superblock_page: None,
         area: None,
-        torn: 0,
+        pages: [SuperblockPage::Nothing; 2],
     };
     let mut current: Option<Superblock> = None;
     let mut flaw = None;
-    let mut fenced = false;
-    for page in 0..2u8 {
+    for (page, lies) in (0u8..).zip(&mut report.pages) {
         let at = place.start + u64::from(page) * PAGE_SIZE as u64;
         match read_superblock(reader, device, at, size) {
             Ok(s) if s.volume != newest.volume || s.role != CopyRole::Copy(place.copy) => {
                 flaw = Some((Flaw::Damaged(DecodeError::Magic("superblock of this copy")), at));
             }
-            Ok(s) if s.flags.has(SuperblockFlags::FENCED) => fenced = true,
-            Ok(s) if before.is_some_and(|limit| !newer(limit, s.generation)) => {}
+            Ok(s) if s.flags.has(SuperblockFlags::FENCED) => *lies = SuperblockPage::Fence,
             Ok(s) => {
-                if current.as_ref().is_none_or(|c| newer(s.generation, c.generation)) {
+                *lies = SuperblockPage::Whole;
+                let late = before.is_some_and(|limit| !newer(limit, s.generation));
+                if !late && current.as_ref().is_none_or(|c| newer(s.generation, c.generation)) {
                     report.superblock_page = Some(page);
                     report.area = Some(s.area);
                     current = Some(s);
@@ -227,13 +227,13 @@ pub(super) fn read_copy_superblock(
             }
             Err(other) => {
                 if matches!(other, Flaw::Damaged(e) if !matches!(e, DecodeError::Magic(_))) {
-                    report.torn |= 1 << page;
+                    *lies = SuperblockPage::Torn;
                 }
                 flaw = Some((other, at));
             }
         }
     }
-    if fenced {
+    if report.pages.contains(&SuperblockPage::Fence) {
         report.flaw = Some((Flaw::Fenced, place.start));
         report.superblock_page = None;
         return (report, None);

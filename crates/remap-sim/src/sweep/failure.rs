@@ -65,25 +65,15 @@ pub fn sweep(script: &Script, stride: usize) -> Result<Tally, Finding> {
         for fault in FAULTS {
             for lasts in [false, true] {
                 let failing = Failing { operation, fault, lasts };
-                live(script, Some(failing), &mut tally)
-                    .or_else(|violation| beyond_the_promise(failing, violation))
-                    .map_err(|violation| {
-                        let from = if lasts { "from operation" } else { "operation" };
-                        let place =
-                            format!("script {}, {from} {operation} fails with {fault:?}", script.name);
-                        Finding { place, violation }
-                    })?;
+                live(script, Some(failing), &mut tally).map_err(|violation| {
+                    let from = if lasts { "from operation" } else { "operation" };
+                    let place = format!("script {}, {from} {operation} fails with {fault:?}", script.name);
+                    Finding { place, violation }
+                })?;
             }
         }
     }
     Ok(tally)
-}
-
-/// A spare that takes nothing any more is more than docs/faults.md promises to survive: once it could not be told that its copies are out
-/// of use, a power cut may leave it without a superblock, and a volume is refused without all of its spares. Everything else holds.
-fn beyond_the_promise(failing: Failing, violation: Violation) -> Result<u64, Violation> {
-    let refused = violation.rule == Rule::C8 && violation.text.ends_with("was not given");
-    if failing.lasts && failing.fault.blames_medium() && refused { Ok(0) } else { Err(violation) }
 }
 
 /// A life of the script; gives the operations that it had.
