@@ -485,7 +485,7 @@ fn recover_from(
 }
 
 /// Generations that an edit takes: more than what a life that was cut short can have left behind.
-const EDITED: u64 = 16;
+pub(crate) const EDITED: u64 = 16;
 
 /// Checkpoints that superblocks can name: there are two superblock pages in each copy.
 const MOST_CHECKPOINTS: usize = 2 * COPIES as usize;

@@ -15,6 +15,7 @@ use super::ops::CommitPart;
 use super::{Engine, MIN_COPIES};
 use crate::canary::Canary;
 use crate::memory::{self, NoMemory};
+use crate::recovery::EDITED;
 use crate::units::Block;
 
 /// Pages in one write of a checkpoint.
@@ -51,9 +52,12 @@ pub(super) struct Checkpoint {
 impl Engine {
     pub(super) fn begin_checkpoint(&mut self) {
         self.relayout();
+        // Retired slots leave with their spare, and what was written of a change that a crash cut short stays: the checkpoint after the
+        // crash is that of another table.
+        let distance = if self.commit.changing.is_some() { EDITED } else { 0 };
         let checkpoint = Checkpoint {
             phase: Phase::Pages,
-            generation: self.commit.next_generation(),
+            generation: self.commit.next_generation().wrapping_add(distance),
             entries: self.metadata_entries() - self.retired_that_leave(),
             next_page: 0,
             next_block: Block(0),
