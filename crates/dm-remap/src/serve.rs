@@ -215,7 +215,7 @@ fn serve(
     announce(args, &service, &control)?;
     let ended = match service.server() {
         Some(server) => server.run().context("the server failed"),
-        None => remap_nbd::serve_stdio(&service.volume, Some(&name), ConnectionLimits::default())
+        None => remap_nbd::serve_stdio(&service.volume, Some(&name), limits(args))
             .context("the client on standard input"),
     };
     // Its socket files go with it; the control socket may still be asked.
@@ -392,8 +392,12 @@ fn listen(
     let mut listen: Vec<Listen> = inherited.into_iter().map(Listen::Fd).collect();
     listen.extend(places.unix.clone().map(|path| Listen::Unix(path, SOCKET_MODE)));
     listen.extend(args.tcp.map(Listen::Tcp));
-    let config = ServerConfig { listen, ..ServerConfig::default() };
+    let config = ServerConfig { listen, limits: limits(args), ..ServerConfig::default() };
     Ok(Arc::new(Server::bind(config, Arc::new(volume.clone()))?))
+}
+
+fn limits(args: &ServeArgs) -> ConnectionLimits {
+    ConnectionLimits { busy_poll: Duration::from_micros(args.busy_poll), ..ConnectionLimits::default() }
 }
 
 fn stop_on_signal(mut signals: Signals, service: &Arc<Service>, control: &Control) -> anyhow::Result<()> {

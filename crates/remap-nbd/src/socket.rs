@@ -83,6 +83,12 @@ impl Socket {
         }
     }
 
+    /// Is there something to receive, or nobody any more to receive it from?
+    pub(crate) fn is_readable(&self) -> bool {
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        matches!(poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&at_once)), Ok(1))
+    }
+
     /// Nothing more is received; what was sent still goes out.
     pub(crate) fn stop_receiving(&self) {
         // It fails when the peer is gone, and then there is nothing to stop.

@@ -6,6 +6,7 @@
 
 mod input;
 mod jobs;
+mod patience;
 mod transmission;
 
 use std::io;
@@ -33,11 +34,17 @@ pub struct ConnectionLimits {
     pub bytes: usize,
     /// Time from the connection to the end of the handshake.
     pub handshake_timeout: Duration,
+    /// While requests come one soon after the other, a connection looks for the next one for so long before it sleeps. Zero: never.
+    pub busy_poll: Duration,
 }
+
+/// Long enough for a client whose processor must be woken by a hypervisor.
+const BUSY_POLL: Duration = Duration::from_micros(50);
 
 impl Default for ConnectionLimits {
     fn default() -> Self {
-        Self { requests: 256, bytes: 64 << 20, handshake_timeout: Duration::from_secs(10) }
+        let handshake_timeout = Duration::from_secs(10);
+        Self { requests: 256, bytes: 64 << 20, handshake_timeout, busy_poll: BUSY_POLL }
     }
 }
 

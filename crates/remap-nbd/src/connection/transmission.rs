@@ -14,6 +14,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::input::Input;
 use super::jobs::{Effect, Job, Jobs, Ranged, Work};
+use super::patience::Patience;
 use super::{ConnectionLimits, ServeError, Watch};
 use crate::outbox::Outbox;
 use crate::proto::{CONTEXT_ALLOCATION_ID, CONTEXT_STATE_ID, ErrorCode, STATUS_EXTENTS_MAX};
@@ -59,6 +60,7 @@ pub(super) struct Transmission<'a, E: Export> {
     held: Held,
     receiving: bool,
     sending: bool,
+    patience: Patience,
 }
 
 impl<'a, E: Export> Transmission<'a, E> {
@@ -87,6 +89,7 @@ impl<'a, E: Export> Transmission<'a, E> {
             held: Held::default(),
             receiving: true,
             sending: true,
+            patience: Patience::new(limits.busy_poll),
         }
     }
 
@@ -130,8 +133,17 @@ impl<'a, E: Export> Transmission<'a, E> {
 
     fn wait(&mut self, blocked: bool, quiet: &OwnedFd) -> std::io::Result<Interest> {
         let interest = Interest { read: self.receiving && !blocked, write: !self.outbox.is_empty() };
+        let idle = interest.read && !interest.write && self.queue.in_flight() == 0;
+        if idle && self.patience.look(|| self.socket.is_readable()) {
+            return Ok(Interest { read: true, write: false });
+        }
         let fd = if interest.read || interest.write { self.socket.as_fd() } else { quiet.as_fd() };
-        self.queue.wait(fd, interest, None)
+        let begun = Instant::now();
+        let ready = self.queue.wait(fd, interest, None)?;
+        if idle {
+            self.patience.slept(begun.elapsed());
+        }
+        Ok(ready)
     }
 
     /// One receive: into the payload that is due, and what follows it into the input.
