@@ -228,3 +228,20 @@ impl View {
 
 #[cfg(all(test, any(loom, shuttle)))]
 mod models;
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    /// As long as a change lasts, readers are sent to the owner with all that they asked for.
+    #[test]
+    fn the_owner_answers_while_the_table_changes() {
+        let view = View::create(2000).expect("memory");
+        view.mark(700, 701);
+        let first = || view.first(Block(600), Block(900));
+        let change = view.change();
+        assert_eq!(first(), Stretch { blocks: 300, placement: Placement::Slow });
+        drop(change);
+        assert_eq!(first(), Stretch { blocks: 300, placement: Placement::Main });
+    }
+}

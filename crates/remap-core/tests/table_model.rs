@@ -18,6 +18,8 @@ const WHOLE: u128 = 0xff;
 const TIME: u64 = 1_700_000_000;
 /// Blocks of a page of a small device.
 const PAGE: u64 = 1 << 12;
+/// Blocks of a region of the summary of a small device.
+const REGION: u64 = 512;
 /// The first slot that does not fit a piece.
 const FAR: u64 = 1 << 39;
 
@@ -164,6 +166,18 @@ fn compare_view(table: &Table, model: &Model, start: u64, end: u64) {
     }
 }
 
+/// A stretch that begins in a region without an entry ends at the next one with an entry, or where a word of the summary ends.
+fn compare_summary(table: &Table, model: &Model, blocks: u64) {
+    for start in (0..blocks).step_by(REGION as usize) {
+        let next = model.range(start..).next().map_or(blocks, |(&block, _)| block / REGION * REGION);
+        let end = next.min((start + 1).next_multiple_of(64 * REGION));
+        if start < end {
+            let stretch = table.view().first(Block(start + 1), Block(blocks));
+            assert_eq!((stretch.placement, stretch.blocks), (Placement::Main, end - start - 1), "at {start}");
+        }
+    }
+}
+
 /// The entries that the model has, each as long as it can be.
 fn runs(model: &Model) -> Vec<Entry> {
     let mut runs: Vec<Entry> = Vec::new();
@@ -234,6 +248,19 @@ proptest! {
     #[test]
     fn a_table_over_many_regions(edits in vec((edit(5000, 1500), 0..700_u64, 1..2000_u64), 1..60)) {
         edits_and_look_ups(5000, &edits);
+    }
+
+    /// The summary knows exactly which regions hold entries: readers pass all others without a look into the tree, also those from
+    /// which everything was taken.
+    #[test]
+    fn regions_without_entries_are_passed(edits in vec(edit(90 * REGION, 2 * REGION), 1..25)) {
+        let blocks = 200 * REGION;
+        let (mut table, mut model) = empty(blocks);
+        for edit in &edits {
+            table.apply(edit).expect("memory");
+            apply(&mut model, edit);
+            compare_summary(&table, &model, blocks);
+        }
     }
 
     /// Runs over the borders of pages.
@@ -413,7 +440,6 @@ fn a_table_of_a_large_device() {
 /// Stretches without an entry are found region by region; none is skipped, and the search ends.
 #[test]
 fn one_entry_in_any_region() {
-    const REGION: u64 = 512;
     for region in [1, 63, 64, 65, 127, 128, 4160] {
         let (mut table, mut model) = empty(1 << 22);
         table.apply(&pending(region * REGION, 1)).expect("memory");
@@ -491,6 +517,7 @@ fn arrays_are_used_again() {
         }
         compare_view(&table, &model, 0, DENSE);
         assert!(table.bytes() <= 6 * (64 << 10), "{} bytes in round {round}", table.bytes());
+        assert!(table.bytes() >= 16 * table.counts().entries, "each entry has its unit");
         for block in scattered(3, 4 * round + 3) {
             table.apply(&absent(block, 1)).expect("memory");
             apply(&mut model, &absent(block, 1));

@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use super::job::{Job, JobKind, Step as JobStep, Suspicion};
+use super::job::{Job, JobKind, Suspicion};
 use super::ops::Purpose;
 use super::place::{bits, runs};
 use super::{Engine, Event, MAX_SUSPICIONS, RequestError};
@@ -231,14 +231,14 @@ impl Engine {
         }
     }
 
-    /// Does a command's move of the block wait for metadata that cannot be written? Until they can, what the main device holds is still
-    /// what was acknowledged last, and nothing else is written there while the read goes on: reads need not fail.
+    /// Does a command move the block from the main device, while metadata cannot be written? Until they can, what the main device holds is
+    /// still what was acknowledged last, and the move writes nothing there while the read goes on: reads need not fail.
     fn reads_beside_move(&self, block: Block) -> bool {
-        let waits = |job: &Job| {
+        let moves = |job: &Job| {
             let from_main = job.old_slot().is_none() && matches!(job.kind, JobKind::Move { .. });
-            job.block == block && job.step == JobStep::Commit && from_main
+            job.block == block && from_main
         };
-        self.commit.is_frozen() && self.jobs.iter().flatten().any(waits)
+        self.commit.is_frozen() && self.jobs.iter().flatten().any(moves)
     }
 
     fn start_read_beside(&mut self, index: usize, block: Block) -> bool {

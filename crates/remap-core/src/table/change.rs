@@ -163,19 +163,16 @@ impl Owner {
     /// Changes blocks `from..end` of a leaf.
     fn put(&mut self, pages: &Pages, node: Node, (from, end): (u64, u64), edit: Option<&Entry>) {
         let pieces = pages.units.pieces(node.header);
-        let borders = [(from, node.begins_at(from)), (end, node.begins_at(end))];
-        let borders = borders.map(|(border, of_leaf)| of_leaf.then_some(border));
-        self.count_joins(pages, borders, 1);
+        self.count_joins(pages, [from, end], 1);
         let mut first = ending_by(pieces, offset(from));
         let mut behind = first;
         while pieces.get(behind).is_some_and(|unit| unit.offset() <= offset(end - 1)) {
             behind += 1;
         }
         let at = |index: usize| pieces.get(index).map(|unit| pages.entry(unit, from));
-        let cut = |index: usize| at(index).filter(|_| first < behind);
-        let mut left = cut(first).filter(|e| e.block < from).map(|e| part(&e, e.block, from - e.block));
+        let mut left = at(first).filter(|e| e.block < from).map(|e| part(&e, e.block, from - e.block));
         let mut right =
-            cut(behind.wrapping_sub(1)).filter(|e| e.end() > end).map(|e| part(&e, end, e.end() - end));
+            at(behind.wrapping_sub(1)).filter(|e| e.end() > end).map(|e| part(&e, end, e.end() - end));
         let mine = edit.map(|edit| part(edit, from, end - from));
         if let Some(mine) = &mine {
             if left.is_none() && first > 0 {
@@ -201,22 +198,21 @@ impl Owner {
                 _ => written.push(piece),
             }
         }
-        let emptied = written.is_empty() && behind - first == pieces.len();
         let mut words = ArrayVec::<Words, WRITTEN>::new();
         for piece in &written {
             self.counts.add(piece, 1);
             words.push(self.words(pages, piece));
         }
         self.replace(pages, node, (first, behind), &words);
-        if emptied && matches!(node.place, Place::Unit(..)) {
+        if written.is_empty() {
             self.close(pages, from);
         }
-        self.count_joins(pages, borders, -1);
+        self.count_joins(pages, [from, end], -1);
     }
 
     /// Two pieces of one entry, at the border of two leaves, are not two entries.
-    fn count_joins(&mut self, pages: &Pages, borders: [Option<u64>; 2], sign: i64) {
-        for border in borders.into_iter().flatten() {
+    fn count_joins(&mut self, pages: &Pages, borders: [u64; 2], sign: i64) {
+        for border in borders {
             if self.joined(pages, border).is_some() {
                 self.counts.entries = self.counts.entries.wrapping_add_signed(sign);
             }
@@ -301,7 +297,7 @@ impl Owner {
         self.set(pages, node.place, Header::directory(at));
     }
 
-    /// Makes empty nodes of directories without anything in them.
+    /// Makes empty nodes of directories around this block without anything in them.
     fn close(&mut self, pages: &Pages, block: u64) {
         while let Some(directory) = pages.directory(block) {
             let fan_bits = directory.bits - inside(directory.bits).unwrap_or(directory.bits);
@@ -438,3 +434,6 @@ fn need(pages: &Pages, edit: &Entry, growth: usize) -> u64 {
     }
     units
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests;

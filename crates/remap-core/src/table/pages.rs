@@ -44,10 +44,6 @@ impl Node {
     pub(crate) fn end(&self, block: u64) -> u64 {
         ((block >> self.bits) + 1) << self.bits
     }
-
-    pub(super) fn begins_at(&self, block: u64) -> bool {
-        block.trailing_zeros() >= self.bits
-    }
 }
 
 /// Size of the nodes in a directory that covers `1 << bits` blocks; `None`: one so small is none.
@@ -94,13 +90,19 @@ impl Pages {
         self.headers.len()
     }
 
+    /// The page that holds a block, whatever is in it; `None` behind the last one.
+    #[inline]
+    pub(super) fn page(&self, block: u64) -> Option<Node> {
+        let page = (block >> self.bits) as usize;
+        let header = Header(self.headers.get(page)?.load(Ordering::Relaxed));
+        Some(Node { place: Place::Page(page), bits: self.bits, header })
+    }
+
     /// The leaf or empty node that holds a block; `None` behind the last page.
     #[inline]
     pub(crate) fn node(&self, block: u64) -> Option<Node> {
-        let page = (block >> self.bits) as usize;
-        let header = Header(self.headers.get(page)?.load(Ordering::Relaxed));
-        let node = Node { place: Place::Page(page), bits: self.bits, header };
-        if header.is_directory() { self.node_inside(node, block) } else { Some(node) }
+        let node = self.page(block)?;
+        if node.header.is_directory() { self.node_inside(node, block) } else { Some(node) }
     }
 
     fn node_inside(&self, mut node: Node, block: u64) -> Option<Node> {
@@ -112,7 +114,7 @@ impl Pages {
     }
 
     /// The node of `1 << bits` blocks in a directory that holds `block`.
-    fn child(&self, directory: Node, block: u64, bits: u32) -> Option<Node> {
+    pub(super) fn child(&self, directory: Node, block: u64, bits: u32) -> Option<Node> {
         let child = (block >> bits) & ((1 << (directory.bits - bits)) - 1);
         let (unit, word) = (directory.header.at() + (child / 2) as u32, child as usize % 2);
         let header = Header(self.units.unit(unit)?.0.get(word)?.load(Ordering::Relaxed));
@@ -121,9 +123,7 @@ impl Pages {
 
     /// The smallest directory that holds `block`.
     pub(super) fn directory(&self, block: u64) -> Option<Node> {
-        let page = (block >> self.bits) as usize;
-        let header = Header(self.headers.get(page)?.load(Ordering::Relaxed));
-        let mut node = Node { place: Place::Page(page), bits: self.bits, header };
+        let mut node = self.page(block)?;
         let mut found = None;
         while node.header.is_directory() {
             found = Some(node);

@@ -12,7 +12,7 @@
 //! |---|---|---|---|
 //! | | seconds since 2020 | errors | count - 1 |
 
-use remap_format::{Cause, Entry, EntryFlags, EntryState, TIME_EPOCH, kept_time};
+use remap_format::{Cause, Entry, EntryFlags, EntryState, TIME_EPOCH};
 
 use crate::sync::{AtomicU64, Ordering};
 use crate::units::Slot;
@@ -157,18 +157,18 @@ impl Words {
         Self(self.0, self.1 & !(0xffff << 16) | u64::from(errors) << 16)
     }
 
-    /// What is stored for a piece; `place` is its slot's or its wide record's.
+    /// What is stored for a piece; `place` is its slot's or its wide record's. Its time is one that is kept.
     pub(super) fn of(entry: &Entry, place: u64) -> Self {
         let stale = if entry.flags.stale() { STALE } else { 0 };
         let first = offset(entry.block) << OFFSET_SHIFT | (entry.cause as u64) << CAUSE_SHIFT | stale | place;
-        let time = kept_time(entry.time) - TIME_EPOCH;
+        let time = entry.time - TIME_EPOCH;
         Self(first, time << 32 | u64::from(entry.errors) << 16 | u64::from(entry.count - 1))
     }
 
     /// The entry that this is, in the leaf of `block`; `wide` is what the wide record says.
     pub(super) fn entry(self, block: u64, wide: Option<Wide>) -> Entry {
         let settled = self.slot().map_or(0, |slot| slot.0);
-        let wide = wide.unwrap_or(Wide { lost: 0, slot: settled, state: EntryState::Remapped, flags: 0 });
+        let wide = wide.unwrap_or(Wide { lost: 0, slot: settled, state: EntryState::Remapped });
         let cause = (self.0 >> CAUSE_SHIFT) as usize & 7;
         Entry {
             block: block - offset(block) + self.offset(),
@@ -177,7 +177,7 @@ impl Words {
             lost: wide.lost,
             state: wide.state,
             cause: Cause::ALL.get(cause).copied().unwrap_or(Cause::Manual),
-            flags: EntryFlags(wide.flags | u16::from(self.0 & STALE != 0)),
+            flags: if self.0 & STALE != 0 { EntryFlags::STALE } else { EntryFlags::default() },
             errors: self.errors(),
             time: TIME_EPOCH + (self.1 >> 32),
         }
@@ -190,7 +190,6 @@ pub(super) struct Wide {
     lost: u128,
     slot: u64,
     state: EntryState,
-    flags: u16,
 }
 
 impl Wide {
@@ -199,7 +198,7 @@ impl Wide {
     pub(super) fn words(self) -> [Words; 2] {
         let pending = if self.state == EntryState::Pending { Self::PENDING } else { 0 };
         let lost = Words(self.lost as u64, (self.lost >> 64) as u64);
-        [lost, Words(self.slot, u64::from(self.flags) << 16 | pending)]
+        [lost, Words(self.slot, pending)]
     }
 
     pub(super) fn of_words([lost, rest]: [Words; 2]) -> Self {
@@ -208,7 +207,6 @@ impl Wide {
             lost: u128::from(lost.0) | u128::from(lost.1) << 64,
             slot: rest.0,
             state: if pending { EntryState::Pending } else { EntryState::Remapped },
-            flags: (rest.1 >> 16) as u16,
         }
     }
 }
@@ -216,19 +214,73 @@ impl Wide {
 /// What goes into the place of the slot in a piece's first word: the slot itself, or else what the wide record must hold.
 pub(super) fn place_of(entry: &Entry) -> Result<u64, Wide> {
     let slot = Slot(entry.slot);
-    let known = entry.flags.0 & !EntryFlags::STALE.0 == 0;
-    if entry.state == EntryState::Remapped
-        && entry.lost == 0
-        && known
-        && slot.spare() < 16
-        && slot.index() <= INDEX
-    {
+    if entry.state == EntryState::Remapped && entry.lost == 0 && slot.spare() < 16 && slot.index() <= INDEX {
         return Ok(u64::from(slot.spare()) << SPARE_SHIFT | slot.index());
     }
-    Err(Wide { lost: entry.lost, slot: entry.slot, state: entry.state, flags: entry.flags.0 })
+    Err(Wide { lost: entry.lost, slot: entry.slot, state: entry.state })
 }
 
 /// The place of a wide record that begins at this unit.
 pub(super) fn wide_at(unit: u32) -> u64 {
     WIDE | u64::from(unit)
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use remap_format::NO_SLOT;
+
+    use super::*;
+
+    /// Stored and read again it is the same entry, and readers are told of its slot if that is all there is to say.
+    fn kept(entry: Entry) {
+        let (words, wide) = match place_of(&entry) {
+            Ok(place) => (Words::of(&entry, place), None),
+            Err(wide) => {
+                let words = Words::of(&entry, wide_at(0x89ab_cdef));
+                assert_eq!(words.wide(), Some(0x89ab_cdef));
+                (words, Some(Wide::of_words(wide.words())))
+            }
+        };
+        assert_eq!(words.entry(entry.block, wide), entry);
+        let slot = Slot(entry.slot);
+        let settled = entry.state == EntryState::Remapped && entry.lost == 0;
+        let fits = slot.spare() < 16 && slot.index() < 1 << 39;
+        assert_eq!(words.slot(), Some(slot).filter(|_| settled && fits), "{entry:?}");
+        let unit = Unit::zero();
+        unit.store(words.with_errors(0x5a5a));
+        let found = unit.load().entry(entry.block, wide);
+        assert_eq!(
+            (found, unit.offset()),
+            (Entry { errors: 0x5a5a, ..entry }, entry.block % (1 << LEAF_BITS))
+        );
+    }
+
+    #[test]
+    fn pieces_keep_what_they_are_given() {
+        let plain = Entry {
+            block: (9 << LEAF_BITS) + 0xa5a5,
+            count: 1,
+            slot: Slot::new(5, 0x55_aaaa_5555).0,
+            lost: 0,
+            state: EntryState::Remapped,
+            cause: Cause::ReadError,
+            flags: EntryFlags::default(),
+            errors: 0xffff,
+            time: TIME_EPOCH + 0x8123_4567,
+        };
+        kept(plain);
+        for (spare, index) in [(0, 0), (15, (1 << 39) - 1), (15, 1 << 39), (16, 0), (255, 77)] {
+            kept(Entry { slot: Slot::new(spare, index).0, ..plain });
+            kept(Entry { slot: Slot::new(spare, index).0, flags: EntryFlags::STALE, ..plain });
+        }
+        for lost in [1, 1 << 63, 1 << 64, u128::MAX, 0x1234_5678 << 60] {
+            kept(Entry { lost, flags: EntryFlags::STALE, ..plain });
+            kept(Entry { lost, state: EntryState::Pending, slot: NO_SLOT, ..plain });
+        }
+        for cause in Cause::ALL {
+            kept(Entry { cause, ..plain });
+        }
+        kept(Entry { block: 1 << 54, count: 1 << LEAF_BITS, time: TIME_EPOCH, errors: 0, ..plain });
+        kept(Entry { block: (1 << 54) - 1, time: TIME_EPOCH + u64::from(u32::MAX), ..plain });
+    }
 }

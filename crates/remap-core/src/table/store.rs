@@ -188,7 +188,7 @@ impl Arrays {
     fn take_fresh(&mut self, units: &Units, len: u32) -> u32 {
         let left = self.fresh.next_multiple_of(SLAB as u32) - self.fresh;
         if left != 0 && left < len {
-            self.link(units, self.fresh, left);
+            self.give(units, self.fresh, left);
             self.fresh += left;
         }
         let at = self.fresh;
@@ -265,7 +265,7 @@ impl Arrays {
 }
 
 #[cfg(all(test, not(any(loom, shuttle))))]
-mod tests {
+pub(super) mod tests {
     use alloc::collections::BTreeMap;
 
     use super::*;
@@ -286,8 +286,12 @@ mod tests {
         free
     }
 
+    pub(in crate::table) fn promised(arrays: &Arrays) -> u64 {
+        arrays.promised
+    }
+
     /// Every unit that was used is in one array or in one stretch, and stretches do not touch.
-    fn check(arrays: &Arrays, units: &Units, taken: &BTreeMap<u32, u32>) {
+    pub(in crate::table) fn check(arrays: &Arrays, units: &Units, taken: &BTreeMap<u32, u32>) {
         let free = free(arrays, units);
         let mut all: Vec<(u32, u32, bool)> = taken.iter().map(|(&at, &len)| (at, len, true)).collect();
         all.extend(free.iter().map(|(&at, &len)| (at, len, false)));
@@ -336,6 +340,33 @@ mod tests {
         check(&arrays, &units, &taken);
         let whole = free(&arrays, &units).into_values().filter(|&len| len as usize == SLAB).count();
         assert_eq!(whole, arrays.fresh as usize / SLAB, "all of a slab is one stretch again");
+    }
+
+    /// Every stretch from the first list on that is looked at is long enough, and no list with nothing but such is left out.
+    #[test]
+    fn lists_hold_what_is_asked_for() {
+        assert_eq!((list_for(1), list_of(1), list_of(SLAB as u32) as usize), (0, 0, LISTS - 8));
+        for len in 2..=SLAB as u32 {
+            let longer = list_of(len) - list_of(len - 1);
+            assert!(longer <= 1, "lists are in order of length: {len}");
+            // The list of 64 is another one than that of 65 to 71: where that begins is looked for as if it began with 64.
+            assert_eq!(list_for(len), list_of(len - 1) + 1 + u32::from(len == EXACT + 1), "{len}");
+        }
+    }
+
+    /// No slab is made before it is needed, and each can be used to its last unit.
+    #[test]
+    fn slabs_are_used_up() {
+        let (units, mut arrays) = (Units::none(), Arrays::none());
+        arrays.reserve(&units, 0).expect("memory");
+        assert_eq!(arrays.units(), 0);
+        for slabs in 1..4 {
+            arrays.reserve(&units, SLAB as u64).expect("memory");
+            assert_eq!(arrays.units(), slabs * SLAB as u64);
+            for len in [1000, 1000, 1000, 1000, 96] {
+                arrays.take_fresh(&units, len);
+            }
+        }
     }
 
     /// What is reserved can be taken in pieces of any size, even where nothing that was given back fits.
