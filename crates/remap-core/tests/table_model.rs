@@ -261,6 +261,12 @@ proptest! {
             apply(&mut model, edit);
             compare_summary(&table, &model, blocks);
         }
+        for run in runs(&model) {
+            let gone = absent(run.block, run.count);
+            table.apply(&gone).expect("memory");
+            apply(&mut model, &gone);
+            compare_summary(&table, &model, blocks);
+        }
     }
 
     /// Runs over the borders of pages.
