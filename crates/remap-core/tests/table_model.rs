@@ -459,6 +459,26 @@ fn one_entry_in_any_region() {
     }
 }
 
+/// At the borders of regions: what is left on one side of a border marks its own region, not the one that was emptied.
+#[test]
+fn entries_at_the_borders_of_regions() {
+    let blocks = 100 * REGION;
+    let beside = [3 * REGION - 1, 3 * REGION, 4 * REGION - 1, 4 * REGION];
+    for gone in beside {
+        let (mut table, mut model) = empty(blocks);
+        for block in beside {
+            table.apply(&pending(block, 1)).expect("memory");
+            apply(&mut model, &pending(block, 1));
+        }
+        for gone in [absent(gone, 1), absent(3 * REGION, 512), absent(0, 9 * REGION as u32)] {
+            table.apply(&gone).expect("memory");
+            apply(&mut model, &gone);
+            compare_summary(&table, &model, blocks);
+            compare_view(&table, &model, 0, 9 * REGION);
+        }
+    }
+}
+
 /// Edits that divide a page each, after memory was taken for all of them at once.
 #[test]
 fn as_many_divisions_as_edits() {

@@ -237,6 +237,13 @@ fn errors_are_level_on_both_sides_of_a_border() {
     assert_eq!(runs, [(2 * LEAF as u32, 6), (2 * LEAF as u32, 9)]);
 }
 
+/// The largest directories have nodes of 64 smaller ones, the smallest are of the smallest leaves; one so small is none.
+#[test]
+fn sizes_of_nodes() {
+    let sizes = [10, 11, 16, 17, 22, 23, 29, 35].map(inside);
+    assert_eq!(sizes, [None, Some(10), Some(10), Some(16), Some(16), Some(17), Some(23), Some(29)]);
+}
+
 /// Pages that hold something are found wherever they are, and nothing else is.
 #[test]
 fn every_page_is_found() {
