@@ -163,7 +163,9 @@ impl Owner {
     /// Changes blocks `from..end` of a leaf.
     fn put(&mut self, pages: &Pages, node: Node, (from, end): (u64, u64), edit: Option<&Entry>) {
         let pieces = pages.units.pieces(node.header);
-        self.count_joins(pages, [from, end], 1);
+        let borders = [(from, node.begins_at(from)), (end, node.begins_at(end))];
+        let borders = borders.map(|(border, of_leaf)| of_leaf.then_some(border));
+        self.count_joins(pages, borders, 1);
         let mut first = ending_by(pieces, offset(from));
         let mut behind = first;
         while pieces.get(behind).is_some_and(|unit| unit.offset() <= offset(end - 1)) {
@@ -204,15 +206,15 @@ impl Owner {
             words.push(self.words(pages, piece));
         }
         self.replace(pages, node, (first, behind), &words);
-        if written.is_empty() {
+        if words.is_empty() && behind - first == pieces.len() {
             self.close(pages, from);
         }
-        self.count_joins(pages, [from, end], -1);
+        self.count_joins(pages, borders, -1);
     }
 
     /// Two pieces of one entry, at the border of two leaves, are not two entries.
-    fn count_joins(&mut self, pages: &Pages, borders: [u64; 2], sign: i64) {
-        for border in borders {
+    fn count_joins(&mut self, pages: &Pages, borders: [Option<u64>; 2], sign: i64) {
+        for border in borders.into_iter().flatten() {
             if self.joined(pages, border).is_some() {
                 self.counts.entries = self.counts.entries.wrapping_add_signed(sign);
             }
@@ -243,11 +245,8 @@ impl Owner {
         let old = pages.units.pieces(header);
         let len = old.len() - (behind - first) + with.len();
         if len == 0 {
-            if !header.is_empty() {
-                self.arrays.give(&pages.units, header.at(), header.room());
-                self.set(pages, node.place, Header::EMPTY);
-            }
-            return;
+            self.arrays.give(&pages.units, header.at(), header.room());
+            return self.set(pages, node.place, Header::EMPTY);
         }
         let room = capacity(len) as u32;
         let stays = len as u32 <= header.room() && header.room() <= 2 * room;

@@ -44,6 +44,10 @@ impl Node {
     pub(crate) fn end(&self, block: u64) -> u64 {
         ((block >> self.bits) + 1) << self.bits
     }
+
+    pub(super) fn begins_at(&self, block: u64) -> bool {
+        block.trailing_zeros() >= self.bits
+    }
 }
 
 /// Size of the nodes in a directory that covers `1 << bits` blocks; `None`: one so small is none.
