@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is compared, and what cannot be, is counted; a figure too noisy to judge is named, not passed.
 
-use crate::record::{Figure, PlaceResult, Results, Row};
+use crate::record::{Figure, GroupResult, PlaceResult, Results, Row};
 
 /// Least difference that counts, as a share, between servers: two runs of the same program on a quiet machine differ by less.
 const SERVERS: f64 = 0.10;
@@ -52,16 +52,32 @@ pub(crate) fn compare(before: &Results, now: &Results) -> Verdict {
             None => verdict.unjudged.push(format!("{}: not measured now", place.name)),
         }
     }
-    for figure in &before.micro {
-        let same = |other: &&Figure| other.name == figure.name && other.remaps == figure.remaps;
-        let size = figure.remaps.map_or(String::new(), |remaps| format!(", {remaps} remaps"));
-        let name = format!("{}{size}", figure.name);
-        match now.micro.iter().find(same) {
-            Some(other) => parts(name, figure, other, &mut verdict),
+    for group in &before.groups {
+        let same = |other: &&GroupResult| other.name == group.name && other.place == group.place;
+        let empty = GroupResult { figures: Vec::new(), ..group.clone() };
+        let other = now.groups.iter().find(same).unwrap_or(&empty);
+        figures(group, other, &mut verdict);
+    }
+    verdict
+}
+
+/// Figures that are neither a ratio nor memory are another day's or machine's: they are shown, and compared with nothing.
+fn figures(before: &GroupResult, now: &GroupResult, verdict: &mut Verdict) {
+    for figure in before.figures.iter().filter(|f| f.ratio.is_some() || is_memory(f)) {
+        let size = figure.at.map_or(String::new(), |at| format!(", {at}"));
+        let who = if figure.who.is_empty() { String::new() } else { format!(", {}", figure.who) };
+        let name = format!("{} on {}, {}{size}{who}", before.name, before.place, figure.name);
+        let same =
+            |other: &&Figure| other.name == figure.name && other.at == figure.at && other.who == figure.who;
+        match now.figures.iter().find(same) {
+            Some(other) => parts(name, figure, other, verdict),
             None => verdict.unjudged.push(format!("{name}: not measured now")),
         }
     }
-    verdict
+}
+
+fn is_memory(figure: &Figure) -> bool {
+    figure.unit == "bytes"
 }
 
 fn places(before: &PlaceResult, now: &PlaceResult, verdict: &mut Verdict) {
@@ -89,10 +105,11 @@ fn places(before: &PlaceResult, now: &PlaceResult, verdict: &mut Verdict) {
 }
 
 fn parts(name: String, before: &Figure, now: &Figure, verdict: &mut Verdict) {
-    match before.to_yardstick.zip(now.to_yardstick) {
-        Some((then, now_steps)) => {
+    match before.ratio.zip(now.ratio) {
+        Some((then, ratio)) => {
             let spread = before.spread.into_iter().chain(now.spread).reduce(f64::max);
-            verdict.judge(name, then / now_steps, PARTS, spread);
+            let gain = if before.more_is_better() { ratio / then } else { then / ratio };
+            verdict.judge(name, gain, PARTS, spread);
         }
         None => verdict.judge(name, before.p50 / now.p50, MEMORY, None),
     }
@@ -102,23 +119,18 @@ fn parts(name: String, before: &Figure, now: &Figure, verdict: &mut Verdict) {
 mod tests {
     use super::*;
 
-    fn figure(steps: f64, spread: f64) -> Results {
-        let figure = Figure {
-            name: "look-up".into(),
-            remaps: Some(1),
-            unit: "ns".into(),
-            p50: 1.0,
-            p99: None,
-            to_yardstick: Some(steps),
-            spread: Some(spread),
-        };
-        Results { micro: vec![figure], ..Results::default() }
+    fn figure(unit: &str, ratio: f64, spread: f64) -> Results {
+        let figure =
+            Figure { unit: unit.into(), ratio: Some(ratio), spread: Some(spread), ..Figure::default() };
+        let (name, place) = ("parts".into(), "memory".into());
+        let group = GroupResult { name, place, figures: vec![figure], missing: Vec::new() };
+        Results { groups: vec![group], ..Results::default() }
     }
 
     #[test]
     fn worse_than_the_bound_fails_and_noise_widens_it() {
         let found = |then, now, spread| {
-            let verdict = compare(&figure(then, 0.0), &figure(now, spread));
+            let verdict = compare(&figure("ns", then, 0.0), &figure("ns", now, spread));
             (verdict.good, verdict.worse.len(), verdict.unjudged.len())
         };
         assert_eq!(found(1.0, 1.2, 0.0), (1, 0, 0));
@@ -126,6 +138,8 @@ mod tests {
         assert_eq!(found(1.0, 1.5, 0.2), (1, 0, 0));
         assert_eq!(found(1.0, 9.0, 0.4), (0, 0, 1));
         assert_eq!(found(1.0, 0.5, 0.0), (1, 0, 0));
-        assert_eq!(compare(&figure(1.0, 0.0), &Results::default()).unjudged.len(), 1);
+        assert_eq!(compare(&figure("ns", 1.0, 0.0), &Results::default()).unjudged.len(), 1);
+        // Of a rate, more is better.
+        assert_eq!(compare(&figure("MB/s", 1.0, 0.0), &figure("MB/s", 0.5, 0.0)).worse.len(), 1);
     }
 }

@@ -18,8 +18,8 @@ use crate::server::Server;
 pub(crate) const EXPORT: &str = "bench";
 const BLOCK: u64 = 4096;
 /// Bytes of a spare (sparse) per entry that its metadata shall have room for: they take a fiftieth of it.
-const SPARE_PER_REMAP: u64 = 40 << 10;
-const SPARE_MIN: u64 = 64 << 20;
+pub(crate) const SPARE_PER_REMAP: u64 = 40 << 10;
+pub(crate) const SPARE_MIN: u64 = 64 << 20;
 
 /// Where the files are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,8 +60,7 @@ impl Ground {
             remaps <= size / BLOCK / 2,
             "{remaps} remaps are more than half of the blocks; make --size larger"
         );
-        let product = std::env::current_exe().context("where this program is")?.with_file_name("dm-remap");
-        ensure!(product.is_file(), "{} is not there: start this by `cargo xtask bench`", product.display());
+        let product = product()?;
         let folder = tempfile::Builder::new().prefix("dm-remap-bench-").tempdir_in(parent);
         let folder = folder.with_context(|| format!("a folder in {}", parent.display()))?;
         let wanted = 2 * size + remaps * BLOCK + (64 << 20);
@@ -168,6 +167,16 @@ impl Ground {
         }
         Ok(())
     }
+}
+
+/// The program that is measured.
+///
+/// # Errors
+/// It is not beside this one.
+pub(crate) fn product() -> anyhow::Result<PathBuf> {
+    let product = std::env::current_exe().context("where this program is")?.with_file_name("dm-remap");
+    ensure!(product.is_file(), "{} is not there: start this by `cargo xtask bench`", product.display());
+    Ok(product)
 }
 
 /// What a client calls the export on this socket.

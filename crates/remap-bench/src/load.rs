@@ -5,9 +5,9 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Context as _;
-use serde_json::Value;
+use anyhow::{Context as _, bail};
 
+use crate::fio::{self, Done, Job, Target};
 use crate::ground::{Ground, Place, uri};
 use crate::needs;
 use crate::proc;
@@ -18,11 +18,30 @@ use crate::server::Server;
 pub(crate) enum Run {
     /// fio with a pattern, block size in bytes, requests in flight per connection, and connections.
     Fio { pattern: &'static str, block: u32, depth: u32, connections: u32 },
+    /// The same with more arguments.
+    FioWith { pattern: &'static str, block: u32, depth: u32, connections: u32, more: &'static [&'static str] },
+    /// Long sequential requests on connections that have a part of the device each.
+    Streams { pattern: &'static str, more: &'static [&'static str] },
+    /// The whole device is read in order while others write here and there: bytes are of the reads, times of the writes.
+    Backup,
     /// nbdcopy of the whole device to nowhere.
     CopyFrom,
     /// nbdcopy of a file onto the whole device.
     CopyTo,
 }
+
+/// A database's requests: reads and writes of 8 KiB on four connections, and of each a flush after 16 writes.
+const DATABASE: Run = Run::FioWith {
+    pattern: "randrw",
+    block: 8192,
+    depth: 8,
+    connections: 4,
+    more: &["--rwmixread=70", "--fdatasync=16"],
+};
+/// Bytes of a request of a stream, those in flight on each connection, and connections.
+const STREAMS: (u32, u32, u32) = (256 << 10, 2, 4);
+/// Writes in a second while a backup runs.
+const BACKUP_WRITES: &str = "--rate_iops=1000";
 
 /// One load.
 pub(crate) struct Cell {
@@ -54,10 +73,18 @@ const fn large(
     Cell { name, about, run: Run::Fio { pattern, block, depth, connections: 1 }, quick: block == 1 << 20 }
 }
 
+const fn depth(name: &'static str, about: &'static str, depth: u32) -> Cell {
+    let cell = small(name, about, "randread", depth, 1);
+    Cell { quick: depth == 128, ..cell }
+}
+
 /// All cells, in the order in which they run.
-pub(crate) const CELLS: [Cell; 15] = [
+pub(crate) const CELLS: [Cell; 22] = [
     small("rr-q1", "4 KiB random reads, 1 in flight", "randread", 1, 1),
+    depth("rr-q4", "4 KiB random reads, 4 in flight", 4),
     small("rr-q32", "4 KiB random reads, 32 in flight", "randread", 32, 1),
+    depth("rr-q128", "4 KiB random reads, 128 in flight", 128),
+    depth("rr-q512", "4 KiB random reads, 512 in flight", 512),
     small("rr-4x32", "4 KiB random reads, 4 connections of 32", "randread", 32, 4),
     small("rw-q1", "4 KiB random writes, 1 in flight", "randwrite", 1, 1),
     small("rw-q32", "4 KiB random writes, 32 in flight", "randwrite", 32, 1),
@@ -69,6 +96,30 @@ pub(crate) const CELLS: [Cell; 15] = [
     large("sr-1m", "1 MiB sequential reads, 4 in flight", "read", 1 << 20, 4),
     large("sw-128k", "128 KiB sequential writes, 8 in flight", "write", 128 << 10, 8),
     large("sw-1m", "1 MiB sequential writes, 4 in flight", "write", 1 << 20, 4),
+    Cell {
+        name: "database",
+        about: "8 KiB random, 30 % writes with a flush after 16, 4 connections of 8",
+        run: DATABASE,
+        quick: true,
+    },
+    Cell {
+        name: "stream-read",
+        about: "256 KiB sequential reads, 4 connections of 2, each in its own quarter",
+        run: Run::Streams { pattern: "read", more: &[] },
+        quick: true,
+    },
+    Cell {
+        name: "stream-write",
+        about: "256 KiB sequential writes with a flush after 64, 4 connections of 2, each in its own quarter",
+        run: Run::Streams { pattern: "write", more: &["--fdatasync=64"] },
+        quick: false,
+    },
+    Cell {
+        name: "backup",
+        about: "1 MiB sequential reads, 2 in flight (MB/s), while others write 1000 random 4 KiB a second (times)",
+        run: Run::Backup,
+        quick: true,
+    },
     Cell {
         name: "copy-from",
         about: "nbdcopy of the whole device to nowhere",
@@ -86,9 +137,38 @@ pub(crate) const CELLS: [Cell; 15] = [
 impl Cell {
     /// Requests a second are what counts here; else bytes a second.
     pub(crate) fn counts_requests(&self) -> bool {
-        matches!(self.run, Run::Fio { block: 4096, .. })
+        matches!(self.run, Run::Fio { block: 4096, .. } | Run::FioWith { .. })
+    }
+
+    /// Part of what is drawn, and named, as one.
+    pub(crate) fn belongs_to(&self, set: &str) -> bool {
+        match self.run {
+            Run::Fio { pattern: "randread", connections: 1, block: 4096, .. } => set == CONCURRENCY,
+            Run::FioWith { .. } | Run::Streams { .. } | Run::Backup => set == PATTERNS,
+            _ => false,
+        }
+    }
+
+    /// Requests in flight, where they are what a set of cells varies.
+    pub(crate) fn in_flight(&self) -> Option<u32> {
+        match self.run {
+            Run::Fio { depth, .. } if self.belongs_to(CONCURRENCY) => Some(depth),
+            _ => None,
+        }
+    }
+
+    /// It is there for the curve, not to be compared by itself.
+    pub(crate) fn is_of_a_curve_only(&self) -> bool {
+        self.in_flight().is_some_and(|depth| ![1, 32].contains(&depth))
     }
 }
+
+/// Random reads with more and more in flight.
+pub(crate) const CONCURRENCY: &str = "concurrency";
+/// What a database, a player and a backup do.
+pub(crate) const PATTERNS: &str = "patterns";
+/// Names that stand for several cells.
+pub(crate) const SETS: [&str; 2] = [CONCURRENCY, PATTERNS];
 
 /// What one run of a cell gave.
 #[derive(Clone, Copy, Debug, Default)]
@@ -109,14 +189,6 @@ pub(crate) struct Sample {
     pub(crate) start_ms: f64,
 }
 
-struct Done {
-    requests: f64,
-    bytes: f64,
-    seconds: f64,
-    p50_us: f64,
-    p99_us: f64,
-}
-
 /// Runs the cell once; `None` where there is nothing to run (a copy without a server).
 ///
 /// # Errors
@@ -128,7 +200,7 @@ pub(crate) fn run(
     seconds: u32,
 ) -> anyhow::Result<Option<Sample>> {
     let served = server.is_some();
-    if !served && !matches!(cell.run, Run::Fio { .. }) {
+    if !served && matches!(cell.run, Run::CopyFrom | Run::CopyTo) {
         return Ok(None);
     }
     let times =
@@ -136,8 +208,8 @@ pub(crate) fn run(
     let before = times();
     let begin = Instant::now();
     let done = match cell.run {
-        Run::Fio { pattern, block, depth, connections } => {
-            fio(ground, served, pattern, block, [depth, connections, seconds])?
+        Run::Fio { .. } | Run::FioWith { .. } | Run::Streams { .. } | Run::Backup => {
+            by_fio(cell.run, ground, served, seconds)?
         }
         Run::CopyFrom => copy(ground, &uri(&ground.socket()), "null:")?,
         Run::CopyTo => copy(ground, &ground.source().to_string_lossy(), &uri(&ground.socket()))?,
@@ -157,51 +229,38 @@ pub(crate) fn run(
     }))
 }
 
-fn fio(
-    ground: &Ground,
-    served: bool,
-    pattern: &str,
-    block: u32,
-    [depth, connections, seconds]: [u32; 3],
-) -> anyhow::Result<Done> {
-    let mut command = needs::command("fio", "fio")?;
-    command.args([
-        "--name=bench",
-        "--group_reporting",
-        "--output-format=json",
-        "--unified_rw_reporting=mixed",
-    ]);
-    command.args(["--time_based", "--randrepeat=0", "--norandommap", "--random_generator=tausworthe64"]);
-    command.arg(format!("--rw={pattern}")).arg(format!("--bs={block}")).arg(format!("--runtime={seconds}"));
-    command.arg(format!("--iodepth={depth}")).arg(format!("--numjobs={connections}"));
-    command.arg(format!("--size={}", ground.size)).current_dir(ground.folder.path());
-    if served {
-        command.arg("--ioengine=nbd").arg(format!("--uri={}", uri(&ground.socket())));
-    } else {
-        let direct = u8::from(ground.place == Place::Disk);
-        command.arg("--ioengine=io_uring").arg(format!("--direct={direct}"));
-        command.arg(format!("--filename={}", ground.main().display()));
-    }
-    let said = needs::output(command)?;
-    // Notes may stand before the report.
-    let report = said.find('{').map(|at| &said[at..]).context("fio printed no report")?;
-    parse(report)
-}
-
-fn parse(report: &str) -> anyhow::Result<Done> {
-    let report: Value = serde_json::from_str(report).context("fio's report is not JSON")?;
-    let job = &report["jobs"][0]["mixed"];
-    let number = |value: &Value| value.as_f64().context("fio's report lacks a figure");
-    let percentile = |name: &str| number(&job["clat_ns"]["percentile"][name]).map(|ns| ns / 1e3);
-    let requests = number(&job["total_ios"])?;
-    Ok(Done {
-        requests,
-        bytes: number(&job["io_bytes"])?,
-        // The jobs of a group end at slightly different times; fio's own rate allows for it.
-        seconds: requests / number(&job["iops"])?,
-        p50_us: percentile("50.000000")?,
-        p99_us: percentile("99.000000")?,
-    })
+fn by_fio(run: Run, ground: &Ground, served: bool, seconds: u32) -> anyhow::Result<Done> {
+    let (socket, main) = (ground.socket(), ground.main());
+    let target = if served { Target::Nbd(&socket) } else { Target::File(&main, ground.place == Place::Disk) };
+    let small = Job::small(target, "randwrite", ground.size);
+    let (streams, in_stream, connected) = STREAMS;
+    let job = match run {
+        Run::Fio { pattern, block, depth, connections } => {
+            Job { pattern, block, depth, connections, ..small }
+        }
+        Run::FioWith { pattern, block, depth, connections, more } => {
+            Job { pattern, block, depth, connections, more, ..small }
+        }
+        Run::Streams { pattern, more } => Job {
+            pattern,
+            block: streams,
+            depth: in_stream,
+            connections: connected,
+            apart: true,
+            more,
+            ..small
+        },
+        Run::Backup => Job { pattern: "read", block: 1 << 20, depth: 2, ..small },
+        Run::CopyFrom | Run::CopyTo => bail!("copies are not made by fio"),
+    };
+    let writes = Job { depth: 4, more: &[BACKUP_WRITES], ..small };
+    let backup = matches!(run, Run::Backup);
+    let jobs = if backup { vec![job, writes] } else { vec![job] };
+    let done = fio::run(ground.folder.path(), seconds, &jobs)?;
+    let first = *done.first().context("a job")?;
+    // The times that count are those of the one who is disturbed.
+    let times = *done.last().context("a job")?;
+    Ok(Done { p50_us: times.p50_us, p99_us: times.p99_us, ..first })
 }
 
 fn copy(ground: &Ground, from: &str, to: &str) -> anyhow::Result<Done> {
@@ -215,15 +274,17 @@ fn copy(ground: &Ground, from: &str, to: &str) -> anyhow::Result<Done> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::*;
 
     #[test]
-    fn a_report_of_fio_is_read() {
-        let report = r#"{"jobs": [{"mixed": {"io_bytes": 8192, "total_ios": 2, "iops": 4.0,
-            "clat_ns": {"percentile": {"50.000000": 1000, "99.000000": 3000}}}}]}"#;
-        let done = parse(report).expect("a report");
-        assert_eq!((done.requests, done.bytes, done.seconds), (2.0, 8192.0, 0.5));
-        assert_eq!((done.p50_us, done.p99_us), (1.0, 3.0));
-        assert!(parse("{}").is_err());
+    fn names_are_told_apart_and_sets_are_not_empty() {
+        for (at, cell) in CELLS.iter().enumerate() {
+            assert!(
+                !SETS.contains(&cell.name) && CELLS[at + 1..].iter().all(|other| other.name != cell.name)
+            );
+        }
+        let of = |set| CELLS.iter().filter(|cell| cell.belongs_to(set)).map(|c| c.name).collect::<Vec<_>>();
+        assert_eq!(of(CONCURRENCY), ["rr-q1", "rr-q4", "rr-q32", "rr-q128", "rr-q512"]);
+        assert_eq!(of(PATTERNS), ["database", "stream-read", "stream-write", "backup"]);
     }
 }

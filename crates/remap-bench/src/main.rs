@@ -5,8 +5,10 @@
 
 mod check;
 mod contender;
+mod fio;
 mod floor;
 mod ground;
+mod groups;
 mod instructions;
 mod load;
 mod machine;
@@ -32,18 +34,19 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::ground::{Ground, Place};
-use crate::load::{CELLS, Cell};
+use crate::groups::{Common, GROUPS, Group};
+use crate::load::{CELLS, Cell, SETS};
 use crate::record::{Results, SCHEMA_VERSION};
 use crate::rounds::Effort;
 
-/// What stands for the parts of the product where cells are named.
-const PARTS: &str = "parts";
+/// What stands for all cells where names are given.
+const TABLE: &str = "table";
 /// Where files in memory are.
 const MEMORY: &str = "/dev/shm";
 
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", about = "Measure dm-remap against what a user would pick instead")]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, after_long_help = names())]
 struct Cli {
     #[command(flatten)]
     bench: BenchArgs,
@@ -53,16 +56,16 @@ struct Cli {
 
 #[derive(Args)]
 struct BenchArgs {
-    /// Few cells, short runs, a small device: to see that everything works
+    /// Fewer cells, short runs, a small device: to see that everything works
     #[arg(long)]
     quick: bool,
-    /// Only these cells; `parts` is the parts of the product, each alone
-    #[arg(long, value_delimiter = ',', value_name = "CELL")]
+    /// Only these cells, sets of cells and groups [default: all]; `--help` lists them
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
     only: Vec<String>,
     /// Rounds [default: 5, or 2 if quick]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
-    /// Seconds of each run of fio [default: 3, or 1 if quick]
+    /// Seconds of each run of a load [default: 2, or 1 if quick]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: Option<u32>,
     /// Size of the main device, in MiB [default: 4096, or 512 if quick]
@@ -99,6 +102,9 @@ enum Part {
     /// Print by how many bytes a process grows that makes a table
     #[command(hide = true)]
     Resident { remaps: u64 },
+    /// Serve so many volumes of a folder in one process, until killed
+    #[command(hide = true)]
+    Host { folder: PathBuf, volumes: usize },
     /// Run a piece of the product a number of times, for its instructions to be counted
     #[command(hide = true)]
     Piece { name: String, turns: u64 },
@@ -109,6 +115,7 @@ fn main() -> ExitCode {
     let outcome = match &cli.part {
         Some(Part::Floor { socket, file }) => floor::serve(socket, file).map(|()| true),
         Some(Part::Resident { remaps }) => micro::resident(*remaps).map(|()| true),
+        Some(Part::Host { folder, volumes }) => groups::host(folder, *volumes).map(|()| true),
         Some(Part::Piece { name, turns }) => instructions::piece(name, *turns).map(|()| true),
         None if cli.bench.instructions => instructions::check(cli.bench.bless),
         None => bench(&cli.bench),
@@ -123,9 +130,25 @@ fn main() -> ExitCode {
     }
 }
 
+/// All that `--only` takes, as the help lists it.
+fn names() -> String {
+    let list = |out: &mut String, name: &str, about: &str| *out += &format!("  {name:<14} {about}\n");
+    let mut out = "Cells, in turns with every rival that is installed:\n".to_owned();
+    CELLS.iter().for_each(|cell| list(&mut out, cell.name, cell.about));
+    out += "\nSets of them:\n";
+    list(&mut out, TABLE, "all of them");
+    for set in SETS {
+        let of = CELLS.iter().filter(|cell| cell.belongs_to(set)).map(|cell| cell.name);
+        list(&mut out, set, &of.collect::<Vec<_>>().join(", "));
+    }
+    out += "\nGroups:\n";
+    GROUPS.iter().for_each(|group| list(&mut out, group.name, group.about));
+    out
+}
+
 /// Measures and reports; false when something is worse than it was.
 fn bench(args: &BenchArgs) -> anyhow::Result<bool> {
-    let cells = cells(args)?;
+    let choice = Choice::of(args)?;
     // Read first: a file that is not there must not be found missing after an hour.
     let baseline = args.check.as_deref().map(baseline).transpose()?;
     // An interrupt must not leave gigabytes in memory: the run ends after the measurement under way.
@@ -139,13 +162,24 @@ fn bench(args: &BenchArgs) -> anyhow::Result<bool> {
         machine: machine::describe(),
         ..Results::default()
     };
+    let product = ground::product()?;
     let places = [(Place::Tmpfs, Some(Path::new(MEMORY))), (Place::Disk, args.disk.as_deref())];
     for (place, folder) in places {
-        let Some(folder) = folder.filter(|_| !cells.is_empty()) else { continue };
-        measure(place, folder, &cells, args, &stop, &mut results)?;
+        let Some(folder) = folder.filter(|_| !choice.cells.is_empty()) else { continue };
+        measure(place, folder, &choice.cells, args, &stop, &mut results)?;
     }
-    if args.only.is_empty() || args.only.iter().any(|name| name == PARTS) {
-        results.micro = micro::run(args.quick, &stop)?;
+    let effort = effort(args);
+    let common = Common {
+        quick: args.quick,
+        rounds: effort.rounds,
+        seconds: effort.seconds,
+        memory: Path::new(MEMORY),
+        disk: args.disk.as_deref(),
+        product: &product,
+        stop: &stop,
+    };
+    for group in &choice.groups {
+        results.groups.extend(groups::measure(group, &common)?);
     }
     results.machine.load_after = proc::load();
     print!("{}", report::text(&results));
@@ -189,33 +223,102 @@ fn measure(
     stop: &AtomicBool,
     results: &mut Results,
 ) -> anyhow::Result<()> {
-    let or = |given: Option<u32>, short, long| given.unwrap_or(if args.quick { short } else { long });
     let size = args.size.unwrap_or(if args.quick { 512 } else { 4096 }) << 20;
     let remaps = args.remaps.unwrap_or(if args.quick { 10_000 } else { 100_000 });
     eprintln!("{}: making the files, moving {remaps} blocks", place.name());
     let ground = Ground::lay(place, folder, size, remaps)?;
     let (contenders, missing) = contender::all(&ground);
     results.missing = missing.iter().map(|m| (m.name.to_owned(), m.package.to_owned())).collect();
-    let effort = Effort { rounds: or(args.rounds, 2, 5), seconds: or(args.seconds, 1, 3) };
-    results.places.push(rounds::run(&ground, &contenders, cells, effort, stop)?);
+    results.places.push(rounds::run(&ground, &contenders, cells, effort(args), stop)?);
     Ok(())
 }
 
-/// The cells that were asked for.
-fn cells(args: &BenchArgs) -> anyhow::Result<Vec<&'static Cell>> {
-    let known = |name: &&String| **name == PARTS || CELLS.iter().any(|cell| cell.name == **name);
-    if let Some(unknown) = args.only.iter().find(|name| !known(name)) {
-        bail!("no cell `{unknown}`; there are {}, {PARTS}", CELLS.map(|cell| cell.name).join(", "));
+fn effort(args: &BenchArgs) -> Effort {
+    let or = |given: Option<u32>, short, long| given.unwrap_or(if args.quick { short } else { long });
+    Effort { rounds: or(args.rounds, 2, 5), seconds: or(args.seconds, 1, 2) }
+}
+
+/// What was asked for.
+struct Choice {
+    cells: Vec<&'static Cell>,
+    groups: Vec<&'static Group>,
+}
+
+impl Choice {
+    /// # Errors
+    /// A name that there is not.
+    fn of(args: &BenchArgs) -> anyhow::Result<Self> {
+        let only = |name: &str| args.only.iter().any(|wanted| wanted == name);
+        let known = |name: &str| {
+            let cell = CELLS.iter().any(|cell| cell.name == name);
+            cell || name == TABLE || SETS.contains(&name) || GROUPS.iter().any(|group| group.name == name)
+        };
+        if let Some(unknown) = args.only.iter().find(|name| !known(name)) {
+            let cells = CELLS.iter().map(|cell| cell.name);
+            let groups = GROUPS.iter().map(|group| group.name);
+            let all: Vec<&str> = cells.chain([TABLE]).chain(SETS).chain(groups).collect();
+            bail!("nothing is called `{unknown}`; there are {}", all.join(", "));
+        }
+        let all = args.only.is_empty();
+        let wanted = |cell: &&Cell| {
+            let in_set = SETS.into_iter().any(|set| only(set) && cell.belongs_to(set));
+            (only(cell.name) || in_set) || ((all || only(TABLE)) && (cell.quick || !args.quick))
+        };
+        Ok(Self {
+            cells: CELLS.iter().filter(wanted).collect(),
+            groups: GROUPS.iter().filter(|group| all || only(group.name)).collect(),
+        })
     }
-    let wanted = |cell: &&Cell| match args.only.as_slice() {
-        [] => cell.quick || !args.quick,
-        only => only.iter().any(|name| name == cell.name),
-    };
-    Ok(CELLS.iter().filter(wanted).collect())
 }
 
 /// As a person typed it.
 fn command_line() -> String {
     let args: Vec<String> = std::env::args().skip(1).collect();
     ["cargo xtask bench", &args.join(" ")].join(" ").trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn choice(args: &[&str]) -> anyhow::Result<Choice> {
+        let cli = Cli::try_parse_from([&["bench"], args].concat())?;
+        Choice::of(&cli.bench)
+    }
+
+    fn found(args: &[&str]) -> Vec<&'static str> {
+        let choice = choice(args).expect("names that there are");
+        choice.cells.iter().map(|c| c.name).chain(choice.groups.iter().map(|g| g.name)).collect()
+    }
+
+    #[test]
+    fn every_name_stands_for_itself_and_is_in_the_help() {
+        let help = Cli::command().render_long_help().to_string();
+        let cells = CELLS.iter().map(|cell| cell.name);
+        for name in cells.chain(GROUPS.iter().map(|group| group.name)) {
+            assert_eq!(found(&["--only", name]), [name]);
+            assert!(help.contains(&format!("\n  {name} ")), "{name} is not in the help");
+        }
+        for set in SETS.into_iter().chain([TABLE]) {
+            assert!(found(&["--only", set]).len() > 1);
+            assert!(help.contains(&format!("\n  {set} ")), "{set} is not in the help");
+        }
+    }
+
+    #[test]
+    fn without_names_it_is_all_and_a_short_run_leaves_no_group_out() {
+        assert_eq!(found(&[]).len(), CELLS.len() + GROUPS.len());
+        let quick = choice(&["--quick"]).expect("all");
+        assert_eq!(quick.groups.len(), GROUPS.len());
+        assert!(quick.cells.len() > 5 && quick.cells.len() < CELLS.len());
+        assert_eq!(found(&["--quick", "--only", "rw-q1,commit"]), ["rw-q1", "commit"]);
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_with_those_that_there_are() {
+        let error = choice(&["--only", "rr-q2"]).err().expect("no such cell").to_string();
+        assert!(error.contains("`rr-q2`") && error.contains("rr-q1,") && error.contains("storm"), "{error}");
+    }
 }

@@ -12,14 +12,14 @@ pub(crate) use format::RECORD;
 
 use std::hint::black_box;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use remap_sim::rng::Rng;
 
+use crate::groups::{Found, Setting};
 use crate::record::Figure;
-use crate::stats::{median, quantile, spread};
+use crate::stats::median;
 use crate::{needs, proc, scatter};
 
 /// Remaps in the tables.
@@ -36,11 +36,15 @@ pub(crate) struct Patience {
     events: usize,
 }
 
+/// What times of parts are compared with.
+const STEP: &str = "step";
+
 /// Measures all parts.
 ///
 /// # Errors
 /// Memory, or the run was interrupted.
-pub(crate) fn run(quick: bool, stop: &AtomicBool) -> anyhow::Result<Vec<Figure>> {
+pub(crate) fn run(setting: &Setting<'_>) -> anyhow::Result<Found> {
+    let quick = setting.quick;
     let patience =
         if quick { Patience { chunks: 31, events: 500 } } else { Patience { chunks: 101, events: 4000 } };
     let sizes = if quick { &QUICK_SIZES[..] } else { &SIZES };
@@ -53,9 +57,9 @@ pub(crate) fn run(quick: bool, stop: &AtomicBool) -> anyhow::Result<Vec<Figure>>
             figures.push(start::figure(remaps)?);
             figures.push(bytes_per_remap(remaps)?);
         }
-        ensure!(!stop.load(Ordering::Relaxed), "interrupted");
+        setting.go_on()?;
     }
-    Ok(figures)
+    Ok(Found { figures, missing: Vec::new() })
 }
 
 /// Times `work`, `each` calls at a time, and makes a figure of one call. The first tenth only warms up.
@@ -83,21 +87,13 @@ fn timed(
 
 /// Makes a figure of events that were timed one by one, in nanoseconds.
 fn of_events(name: &str, remaps: Option<u64>, samples: &[f64], step: f64) -> Figure {
-    // How much they differ among themselves says nothing about how far to believe their median.
-    Figure { p99: quantile(samples, 0.99), spread: None, ..of_samples(name, remaps, samples, step) }
+    let figure = Figure::of_events(name, "ns", samples);
+    Figure { at: remaps, ratio: Some(figure.p50 / step), to: Some(STEP.to_owned()), ..figure }
 }
 
 fn of_samples(name: &str, remaps: Option<u64>, samples: &[f64], step: f64) -> Figure {
-    let p50 = median(samples).unwrap_or(f64::NAN);
-    Figure {
-        name: name.to_owned(),
-        remaps,
-        unit: "ns".to_owned(),
-        p50,
-        p99: None,
-        to_yardstick: Some(p50 / step),
-        spread: spread(samples),
-    }
+    let figure = Figure::of(name, "ns", samples);
+    Figure { at: remaps, ratio: Some(figure.p50 / step), to: Some(STEP.to_owned()), ..figure }
 }
 
 /// Nanoseconds of one step of the simulator's generator of numbers, each of which waits for the one before.
@@ -123,13 +119,8 @@ fn bytes_per_remap(remaps: u64) -> anyhow::Result<Figure> {
     let said = needs::output(command)?;
     let bytes: f64 = said.trim().parse().context("a number of bytes")?;
     Ok(Figure {
-        name: "memory per remap".to_owned(),
-        remaps: Some(remaps),
-        unit: "bytes".to_owned(),
-        p50: bytes / remaps as f64,
-        p99: None,
-        to_yardstick: None,
         spread: None,
+        ..Figure::of("memory per remap", "bytes", &[bytes / remaps as f64]).at(remaps)
     })
 }
 
@@ -138,9 +129,10 @@ fn bytes_per_remap(remaps: u64) -> anyhow::Result<Figure> {
 /// # Errors
 /// Memory.
 pub(crate) fn resident(remaps: u64) -> anyhow::Result<()> {
-    let before = proc::resident();
+    let resident = || proc::resident_of(std::process::id());
+    let before = resident();
     let table = scatter::table(remaps)?;
-    println!("{}", proc::resident() - before);
+    println!("{}", resident() - before);
     drop(black_box(table));
     Ok(())
 }

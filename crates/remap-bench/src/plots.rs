@@ -2,22 +2,17 @@
 //!
 //! Invariant: a chart is written only from figures of this run; what the run left out has no chart.
 
+mod groups;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::record::{Figure, PlaceResult, Results, Row};
+use crate::load::{CELLS, Cell};
+use crate::record::{PlaceResult, Results, Row};
 use crate::svg::{self, Bars, Lines};
-
-/// What of the table is drawn over its size.
-const CURVES: [&str; 5] = [
-    "look-up, miss",
-    "look-up, hit after hit",
-    "look-up, miss of 256 blocks",
-    "insert",
-    "insert, two readers",
-];
 
 /// Writes them all into a folder.
 ///
@@ -35,9 +30,9 @@ pub(crate) fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
         let rate = |row: &Row| if row.counts_requests { row.iops / 1e3 } else { row.mb_s };
         let (small, large) = (format!("{name}-iops.svg"), format!("{name}-throughput.svg"));
         let at = format!("on {name}");
-        let small_title = format!("4 KiB requests {at}: more is better");
+        let small_title = format!("Small requests {at}: more is better");
         let large_title = format!("Large requests and copies {at}: more is better");
-        let cpu_title = format!("Server's processor time for a 4 KiB request {at}: less is better");
+        let cpu_title = format!("Server's processor time for a small request {at}: less is better");
         for (file, title, axis, small, value) in [
             (small, small_title, "thousand requests a second", true, &rate as &dyn Fn(&Row) -> f64),
             (large, large_title, "MB/s", false, &rate),
@@ -47,9 +42,29 @@ pub(crate) fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
                 save(&file, chart)?;
             }
         }
+        for (file, title, axis, value) in [
+            (
+                format!("{name}-concurrency.svg"),
+                format!("More requests in flight {at}: more is better"),
+                "thousand requests a second",
+                &rate as &dyn Fn(&Row) -> f64,
+            ),
+            (
+                format!("{name}-concurrency-p99.svg"),
+                format!("More requests in flight {at}, time of all but one in a hundred: less is better"),
+                "microseconds",
+                &|row: &Row| row.p99_us,
+            ),
+        ] {
+            if let Some(chart) = over_depth(place, &title, axis, value) {
+                save(&file, chart)?;
+            }
+        }
     }
-    if !results.micro.is_empty() {
-        save("table-size.svg", sizes(&results.micro))?;
+    for group in &results.groups {
+        for (file, chart) in groups::charts(group) {
+            save(&file, chart)?;
+        }
     }
     Ok(())
 }
@@ -58,7 +73,7 @@ pub(crate) fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
 fn ratios(place: &PlaceResult) -> String {
     let ours = |row: &&Row| row.part == "ours";
     let series = names(place.rows.iter().filter(ours).map(|row| &row.contender));
-    let cells = names(place.rows.iter().map(|row| &row.cell));
+    let cells = names(place.rows.iter().filter(in_bars).map(|row| &row.cell));
     let group = |cell: String| {
         let of = |name: &String| {
             place.rows.iter().find(|r| r.cell == cell && r.contender == *name).and_then(|r| r.to_rival)
@@ -86,7 +101,8 @@ fn everybody(
     counts_requests: bool,
     value: &dyn Fn(&Row) -> f64,
 ) -> Option<String> {
-    let rows: Vec<&Row> = place.rows.iter().filter(|row| row.counts_requests == counts_requests).collect();
+    let rows = place.rows.iter().filter(in_bars);
+    let rows: Vec<&Row> = rows.filter(|row| row.counts_requests == counts_requests).collect();
     let series = names(rows.iter().map(|row| &row.contender));
     let cells = names(rows.iter().map(|row| &row.cell));
     let group = |cell: String| {
@@ -99,24 +115,32 @@ fn everybody(
     (!groups.is_empty()).then(|| svg::bars(&Bars { title, axis, groups, mark: None, series }))
 }
 
-/// Costs over the size of the table.
-fn sizes(figures: &[Figure]) -> String {
-    let mut sizes: Vec<u64> = figures.iter().filter_map(|figure| figure.remaps).collect();
-    sizes.sort_unstable();
-    sizes.dedup();
-    let curve = |name: &&str| {
-        let at = |size: &u64| {
-            figures.iter().find(|f| f.name == *name && f.remaps == Some(*size)).map(|figure| figure.p50)
+/// Something of everybody over the requests in flight; `None` where fewer than two numbers of them were measured.
+fn over_depth(place: &PlaceResult, title: &str, axis: &str, value: &dyn Fn(&Row) -> f64) -> Option<String> {
+    let depth = |row: &Row| CELLS.iter().find(|cell| cell.name == row.cell).and_then(Cell::in_flight);
+    let depths: BTreeSet<u32> = place.rows.iter().filter_map(depth).collect();
+    let curve = |name: &String| {
+        let at = |wanted: &u32| {
+            let row = place.rows.iter().find(|r| r.contender == *name && depth(r) == Some(*wanted));
+            row.map(value)
         };
-        ((*name).to_owned(), sizes.iter().map(at).collect())
+        (name.clone(), depths.iter().map(at).collect())
     };
-    svg::lines(&Lines {
-        title: "What the table costs with its size: lower is better",
-        across: "scattered remaps in the table",
-        axis: "nanoseconds, median",
-        places: sizes.iter().map(u64::to_string).collect(),
-        series: CURVES.iter().map(curve).collect(),
+    let series = names(place.rows.iter().filter(|row| depth(row).is_some()).map(|row| &row.contender));
+    (depths.len() > 1).then(|| {
+        svg::lines(&Lines {
+            title,
+            across: "4 KiB random reads in flight, on one connection",
+            axis,
+            places: depths.iter().map(u32::to_string).collect(),
+            series: series.iter().map(curve).collect(),
+        })
     })
+}
+
+/// Rows that have a chart of their own only.
+fn in_bars(row: &&Row) -> bool {
+    !CELLS.iter().any(|cell| cell.name == row.cell && cell.is_of_a_curve_only())
 }
 
 /// Each once, in order of appearance.

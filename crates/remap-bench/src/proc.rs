@@ -46,11 +46,41 @@ pub(crate) fn load() -> f64 {
     text.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(f64::NAN)
 }
 
-/// Bytes of memory that this process has in use.
-pub(crate) fn resident() -> u64 {
-    let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+/// Bytes of memory that a process has in use.
+pub(crate) fn resident_of(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
     let pages: u64 = text.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
     pages * rustix::param::page_size() as u64
+}
+
+/// Threads of a process.
+pub(crate) fn threads_of(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().count()
+}
+
+/// What the scheduler gave the threads of a process, finer than ticks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scheduled {
+    pub(crate) threads: usize,
+    /// Microseconds on a processor.
+    pub(crate) us: f64,
+    /// Times that one went to a processor.
+    pub(crate) wakes: f64,
+}
+
+/// See [`Scheduled`].
+pub(crate) fn scheduled(pid: u32) -> Scheduled {
+    let mut sum = Scheduled { threads: 0, us: 0.0, wakes: 0.0 };
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        let fields: Vec<f64> = text.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+        if let [nanoseconds, _, slices] = fields[..] {
+            sum.threads += 1;
+            sum.us += nanoseconds / 1e3;
+            sum.wakes += slices;
+        }
+    }
+    sum
 }
 
 /// Sum of some fields of a `stat` file, counted from the one behind the name.
@@ -79,7 +109,9 @@ mod tests {
         }
         let end = of_tree(std::process::id());
         assert!(end >= begin && end > 0.0 && of_machine() > end);
-        assert!(resident() > 100_000);
+        let pid = std::process::id();
+        assert!(resident_of(pid) > 100_000 && threads_of(pid) > 0);
+        assert!(scheduled(pid).threads > 0 && scheduled(pid).us > 0.0);
     }
 
     #[test]

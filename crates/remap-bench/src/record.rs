@@ -4,8 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::stats::{median, quantile, spread};
+
 /// Changes when a field changes its meaning.
-pub(crate) const SCHEMA_VERSION: u32 = 1;
+pub(crate) const SCHEMA_VERSION: u32 = 2;
 
 /// A run of this program.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -17,7 +19,7 @@ pub(crate) struct Results {
     /// Who was not measured, and the package that brings it.
     pub(crate) missing: Vec<(String, String)>,
     pub(crate) places: Vec<PlaceResult>,
-    pub(crate) micro: Vec<Figure>,
+    pub(crate) groups: Vec<GroupResult>,
 }
 
 /// What it ran on.
@@ -75,20 +77,119 @@ pub(crate) struct Row {
     pub(crate) rounds: usize,
 }
 
-/// One figure of a part of the product.
+/// All figures of a group in one place.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Figure {
+pub(crate) struct GroupResult {
     pub(crate) name: String,
-    /// Remaps in the table, where it depends on one.
-    pub(crate) remaps: Option<u64>,
-    /// `ns`, `ms` or `bytes`.
+    /// `tmpfs`, `disk`, or `memory` where there are no files.
+    pub(crate) place: String,
+    pub(crate) figures: Vec<Figure>,
+    /// What could not be measured, and what it would take.
+    pub(crate) missing: Vec<String>,
+}
+
+/// One figure of a group.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Figure {
+    /// What was measured.
+    pub(crate) name: String,
+    /// Of whom; empty where only the product is measured.
+    pub(crate) who: String,
+    /// What the group varies: remaps in the table, volumes, or terabytes.
+    pub(crate) at: Option<u64>,
+    /// More is better where it ends with `/s`, else less.
     pub(crate) unit: String,
     /// Median.
     pub(crate) p50: f64,
     /// Of single events where they are timed one by one.
     pub(crate) p99: Option<f64>,
-    /// The median in terms of a fixed piece of arithmetic timed just before and after; times only.
-    pub(crate) to_yardstick: Option<f64>,
-    /// Distance of the quartiles as a share of the median.
+    /// The median in terms of the same of `to`, taken in one round.
+    pub(crate) ratio: Option<f64>,
+    pub(crate) to: Option<String>,
+    /// Distance of the quartiles (of the ratio where there is one) as a share of the median.
     pub(crate) spread: Option<f64>,
+    pub(crate) goal: Option<Goal>,
+}
+
+/// What a figure is to be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Goal {
+    /// `median` or `ratio`.
+    pub(crate) of: String,
+    pub(crate) at_most: f64,
+    pub(crate) met: bool,
+}
+
+impl Figure {
+    /// The median of these samples, with their spread.
+    pub(crate) fn of(name: &str, unit: &str, samples: &[f64]) -> Self {
+        Self {
+            name: name.to_owned(),
+            unit: unit.to_owned(),
+            p50: median(samples).unwrap_or(f64::NAN),
+            spread: spread(samples),
+            ..Self::default()
+        }
+    }
+
+    /// The median of events that were timed one by one, and the time that one in a hundred exceeds.
+    pub(crate) fn of_events(name: &str, unit: &str, samples: &[f64]) -> Self {
+        // How much they differ among themselves says nothing about how far to believe their median.
+        Self { p99: quantile(samples, 0.99), spread: None, ..Self::of(name, unit, samples) }
+    }
+
+    /// Whose it is.
+    pub(crate) fn by(self, who: &str) -> Self {
+        Self { who: who.to_owned(), ..self }
+    }
+
+    /// Where on the axis.
+    pub(crate) fn at(self, at: u64) -> Self {
+        Self { at: Some(at), ..self }
+    }
+
+    /// In terms of somebody else's, round by round.
+    pub(crate) fn against(self, to: &str, ratios: &[f64]) -> Self {
+        let ratio = median(ratios);
+        Self { ratio, to: ratio.map(|_| to.to_owned()), spread: spread(ratios), ..self }
+    }
+
+    /// The ratio is to be at most this much.
+    pub(crate) fn ratio_at_most(self, at_most: f64) -> Self {
+        let found = self.ratio;
+        self.goal("ratio", at_most, found)
+    }
+
+    /// The median is to be at most this much.
+    pub(crate) fn at_most(self, at_most: f64) -> Self {
+        let found = Some(self.p50);
+        self.goal("median", at_most, found)
+    }
+
+    fn goal(self, of: &str, at_most: f64, found: Option<f64>) -> Self {
+        let met = found.is_some_and(|found| found <= at_most);
+        Self { goal: Some(Goal { of: of.to_owned(), at_most, met }), ..self }
+    }
+
+    /// More of it is better.
+    pub(crate) fn more_is_better(&self) -> bool {
+        self.unit.ends_with("/s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_goal_is_met_or_missed() {
+        let figure = || Figure::of("commit", "us", &[3.0, 1.0, 2.0]).against("bare", &[1.1, 1.3, 1.2]);
+        assert_eq!((figure().p50, figure().ratio), (2.0, Some(1.2)));
+        let met = |figure: Figure| figure.goal.map(|goal| goal.met);
+        assert_eq!(met(figure().ratio_at_most(1.2)), Some(true));
+        assert_eq!(met(figure().at_most(1.9)), Some(false));
+        // What was not measured has met nothing.
+        assert_eq!(met(Figure::of("commit", "us", &[]).at_most(1.0)), Some(false));
+        assert!(Figure::of("x", "MB/s", &[]).more_is_better() && !figure().more_is_better());
+    }
 }

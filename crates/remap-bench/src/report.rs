@@ -2,8 +2,9 @@
 //!
 //! Invariant: what was not measured is named.
 
+use crate::groups::GROUPS;
 use crate::load::CELLS;
-use crate::record::{Figure, PlaceResult, Results, Row};
+use crate::record::{Figure, Goal, GroupResult, PlaceResult, Results, Row};
 
 /// All of it, as text.
 pub(crate) fn text(results: &Results) -> String {
@@ -23,28 +24,63 @@ pub(crate) fn text(results: &Results) -> String {
     for place in &results.places {
         out += &place_text(place);
     }
-    if !results.micro.is_empty() {
-        out += &format!(
-            "\nparts, in memory; steps: median in terms of a step of a generator of numbers; spread: quartiles\n  {:<38} {:>9} {:>14} {:>12} {:>9} {:>8}\n",
-            "", "remaps", "median", "p99", "steps", "spread %"
-        );
-        results.micro.iter().for_each(|figure| out += &figure_line(figure));
-    }
+    results.groups.iter().for_each(|group| out += &group_text(group));
+    out + &goals(results)
+}
+
+fn group_text(group: &GroupResult) -> String {
+    let about = GROUPS.iter().find(|known| known.name == group.name).map_or("", |known| known.about);
+    let mut out = format!("\n{}, {}: {about}\n", group.name, group.place);
+    out += &format!(
+        "  {:<58} {:<16} {:>8} {:>19} {:>10} {:>9}  {:<24} {}\n",
+        "", "", "at", "median", "p99", "spread %", "in terms of", "goal"
+    );
+    group.figures.iter().for_each(|figure| out += &figure_line(figure));
+    group.missing.iter().for_each(|missing| out += &format!("  not measured: {missing}\n"));
     out
 }
 
 fn figure_line(figure: &Figure) -> String {
     let or_none =
         |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
-    format!(
-        "  {:<38} {:>9} {:>14} {:>12} {:>9} {:>8}\n",
+    let against = figure.ratio.zip(figure.to.as_ref()).map(|(ratio, to)| format!("{ratio:.2} x {to}"));
+    let line = format!(
+        "  {:<58} {:<16} {:>8} {:>19} {:>10} {:>9}  {:<24} {}",
         figure.name,
-        figure.remaps.map_or("-".to_owned(), |remaps| remaps.to_string()),
-        format!("{:.1} {:<5}", figure.p50, figure.unit),
+        figure.who,
+        figure.at.map_or("-".to_owned(), |at| at.to_string()),
+        format!("{:.1} {:<10}", figure.p50, figure.unit),
         or_none(figure.p99, 0),
-        or_none(figure.to_yardstick, 1),
-        or_none(figure.spread.map(|spread| spread * 100.0), 0)
-    )
+        or_none(figure.spread.map(|spread| spread * 100.0), 0),
+        against.unwrap_or_default(),
+        figure.goal.as_ref().map(goal_text).unwrap_or_default()
+    );
+    line.trim_end().to_owned() + "\n"
+}
+
+fn goal_text(goal: &Goal) -> String {
+    format!("{} <= {}: {}", goal.of, goal.at_most, if goal.met { "met" } else { "MISSED" })
+}
+
+/// How many of the goals that have a number were met, and which were not.
+fn goals(results: &Results) -> String {
+    let all = || {
+        let of = |group| -> Vec<(&GroupResult, &Figure, &Goal)> {
+            let group: &GroupResult = group;
+            group.figures.iter().filter_map(|f| f.goal.as_ref().map(|goal| (group, f, goal))).collect()
+        };
+        results.groups.iter().flat_map(of)
+    };
+    if all().next().is_none() {
+        return String::new();
+    }
+    let met = all().filter(|(.., goal)| goal.met).count();
+    let mut out = format!("\ngoals of the groups: {met} of {} met\n", all().count());
+    for (group, figure, goal) in all().filter(|(.., goal)| !goal.met) {
+        let at = figure.at.map_or(String::new(), |at| format!(", {at}"));
+        out += &format!("  {} on {}, {}{at}: {}\n", group.name, group.place, figure.name, goal_text(goal));
+    }
+    out
 }
 
 fn place_text(place: &PlaceResult) -> String {

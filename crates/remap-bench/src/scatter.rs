@@ -6,7 +6,8 @@ use anyhow::ensure;
 use remap_core::table::Table;
 use remap_core::units::Block;
 use remap_core::view::{Placement, View};
-use remap_format::{Cause, Entry, EntryFlags, EntryState};
+use remap_format::layout::kept_slots;
+use remap_format::{Cause, Entry, EntryFlags, EntryState, Superblock};
 use remap_sim::rng::Rng;
 
 /// Blocks of the device: 1 TiB of 4 KiB.
@@ -33,11 +34,25 @@ pub(crate) fn entry(block: u64, slot: u64) -> Entry {
 
 /// One block in each of `remaps` equal stretches of the device.
 pub(crate) fn entries(remaps: u64) -> impl Iterator<Item = Entry> {
-    let stretch = BLOCKS / remaps.max(1);
+    entries_over(BLOCKS, remaps)
+}
+
+/// The same on a device of so many blocks.
+pub(crate) fn entries_over(blocks: u64, remaps: u64) -> impl Iterator<Item = Entry> {
+    let stretch = blocks / remaps.max(1);
     (0..remaps).map(move |slot| {
         let at = slot * STEP % remaps;
         entry(at * stretch + Rng::seeded(at).below(stretch), slot)
     })
+}
+
+/// The same entries, with slots of the only spare that do not lie under metadata.
+pub(crate) fn placed(superblock: &Superblock, entries: impl Iterator<Item = Entry>) -> Vec<Entry> {
+    let block = u64::from(superblock.block_size());
+    let kept = superblock.spares.first().map(|spare| kept_slots(spare, block)).unwrap_or_default();
+    let under = |slot: &u64| kept.iter().any(|(first, end)| (*first..*end).contains(slot));
+    let slots = (0..).filter(|slot| !under(slot));
+    entries.zip(slots).map(|(entry, slot)| Entry { slot, ..entry }).collect()
 }
 
 /// A table of them.

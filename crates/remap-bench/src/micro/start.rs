@@ -8,13 +8,12 @@ use remap_core::engine::{Engine, EngineConfig};
 use remap_core::op::{Buffer, Fault, OpKind};
 use remap_core::recovery::{Recovered, SpareReader, recover};
 use remap_core::units::Now;
-use remap_format::layout::{kept_slots, plan};
-use remap_format::{Entry, MainIdentity, PAGE_SIZE, Policy, Superblock};
+use remap_format::layout::plan;
+use remap_format::{MainIdentity, PAGE_SIZE, Policy, Superblock};
 
-use super::yardstick;
+use super::{STEP, yardstick};
 use crate::record::Figure;
 use crate::scatter::{self, BLOCKS};
-use crate::stats::{median, spread};
 
 const BLOCK: u32 = 4096;
 /// Bytes of a spare with room for the metadata of one entry.
@@ -68,16 +67,8 @@ pub(crate) fn figure(remaps: u64) -> anyhow::Result<Figure> {
         samples.push(begin.elapsed().as_secs_f64() * 1e3);
         ensure!(recovered.table.counts().remapped_blocks == remaps, "not all entries were recovered");
     }
-    let p50 = median(&samples).context("some runs")?;
-    Ok(Figure {
-        name: "recovery from memory".to_owned(),
-        remaps: Some(remaps),
-        unit: "ms".to_owned(),
-        p50,
-        p99: None,
-        to_yardstick: Some(p50 * 1e6 / step),
-        spread: spread(&samples),
-    })
+    let figure = Figure::of("recovery from memory", "ms", &samples).at(remaps);
+    Ok(Figure { ratio: Some(figure.p50 * 1e6 / step), to: Some(STEP.to_owned()), ..figure })
 }
 
 /// A spare as an engine leaves it that began with these entries.
@@ -89,7 +80,7 @@ fn written(remaps: u64) -> anyhow::Result<Spare> {
         policy: Policy::RemapOnly,
         ..Superblock::new([1; 16], "bench", BLOCK, &shape, &[([2; 16], size)], main)
     };
-    let entries = placed(&superblock, remaps);
+    let entries = scatter::placed(&superblock, scatter::entries(remaps));
     let now = Now { mono_ns: 0, unix_s: 1_800_000_000 };
     let recovered = Recovered::fresh(superblock, &entries).context("entries")?;
     let mut engine = Engine::start(recovered, EngineConfig::default(), now)?;
@@ -103,12 +94,4 @@ fn written(remaps: u64) -> anyhow::Result<Spare> {
     }
     ensure!(engine.is_live(), "the engine did not start");
     Ok(spare)
-}
-
-/// The scattered entries, with slots that do not lie under the metadata.
-fn placed(superblock: &Superblock, remaps: u64) -> Vec<Entry> {
-    let kept = superblock.spares.first().map(|spare| kept_slots(spare, BLOCK.into())).unwrap_or_default();
-    let under = |slot: &u64| kept.iter().any(|(first, end)| (*first..*end).contains(slot));
-    let slots = (0..).filter(|slot| !under(slot));
-    scatter::entries(remaps).zip(slots).map(|(entry, slot)| Entry { slot, ..entry }).collect()
 }
