@@ -135,7 +135,7 @@ fn nbd_server(ground: &Ground) -> anyhow::Result<Command> {
     let config = ground.path("nbd-server.conf");
     // It wants a TCP port beside the socket, on this machine only.
     let text = format!(
-        "[generic]\n unixsock = {}\n listenaddr = 127.0.0.1\n port = {}\n[{EXPORT}]\n exportname = {}\n",
+        "[generic]\n unixsock = {}\n listenaddr = 127.0.0.1\n port = {}\n[{EXPORT}]\n exportname = {}\n flush = true\n",
         ground.socket().display(),
         free_port()?,
         ground.main().display()

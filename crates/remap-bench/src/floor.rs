@@ -1,6 +1,6 @@
 //! The floor: an NBD server that does nothing but NBD, to see how much of a server's cost is the protocol and the socket.
 //!
-//! Invariant: it reads and writes a file and nothing else (no flush, no faults, no second look), one thread per
+//! Invariant: it reads, writes and flushes a file and nothing else (no faults, no second look), one thread per
 //! connection; requests are parsed in batches from one read, and their replies leave in one write.
 
 use std::fs::{File, OpenOptions};
@@ -18,8 +18,9 @@ const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
 const REQUEST_MAGIC: u32 = 0x2560_9513;
 const REPLY_MAGIC: u32 = 0x6744_6698;
 const REQUEST: usize = 28;
-/// Flags are there; several connections see the same bytes.
-const EXPORT_FLAGS: u16 = 1 | 1 << 8;
+/// Flags are there; it can be flushed; several connections see the same bytes.
+const EXPORT_FLAGS: u16 = 1 | 1 << 2 | 1 << 8;
+const FLUSH: u16 = 3;
 /// Longest option or request, in bytes.
 const LONGEST: usize = 32 << 20;
 /// Bytes read at once at most, unless one request is longer.
@@ -107,7 +108,7 @@ fn transmit(client: &mut UnixStream, file: &File) -> io::Result<()> {
             let kind = u16::from_be_bytes([head[6], head[7]]);
             let (offset, len) = (be64(&head[16..]), be32(&head[24..]) as usize);
             let payload = if kind == 1 { len } else { 0 };
-            if be32(head) != REQUEST_MAGIC || len > LONGEST || kind > 2 {
+            if be32(head) != REQUEST_MAGIC || len > LONGEST || kind > FLUSH {
                 return Err(ErrorKind::InvalidData.into());
             }
             if kind == 2 {
@@ -116,7 +117,7 @@ fn transmit(client: &mut UnixStream, file: &File) -> io::Result<()> {
             if head.len() < REQUEST + payload {
                 break REQUEST + payload;
             }
-            let room = 16 + len - payload;
+            let room = if kind == 0 { 16 + len } else { 16 };
             if output.len() < replies + room {
                 output.resize(replies + room, 0);
             }
@@ -126,6 +127,7 @@ fn transmit(client: &mut UnixStream, file: &File) -> io::Result<()> {
             reply[8..].copy_from_slice(&head[8..16]);
             match kind {
                 0 => file.read_exact_at(bytes, offset)?,
+                FLUSH => file.sync_data()?,
                 _ => file.write_all_at(&head[REQUEST..REQUEST + payload], offset)?,
             }
             begin += REQUEST + payload;

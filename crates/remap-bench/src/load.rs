@@ -36,7 +36,7 @@ const DATABASE: Run = Run::FioWith {
     block: 8192,
     depth: 8,
     connections: 4,
-    more: &["--rwmixread=70", "--fdatasync=16"],
+    more: &["--rwmixread=70", "--fsync=16"],
 };
 /// Bytes of a request of a stream, those in flight on each connection, and connections.
 const STREAMS: (u32, u32, u32) = (256 << 10, 2, 4);
@@ -111,7 +111,7 @@ pub(crate) const CELLS: [Cell; 22] = [
     Cell {
         name: "stream-write",
         about: "256 KiB sequential writes with a flush after 64, 4 connections of 2, each in its own quarter",
-        run: Run::Streams { pattern: "write", more: &["--fdatasync=64"] },
+        run: Run::Streams { pattern: "write", more: &["--fsync=64"] },
         quick: false,
     },
     Cell {

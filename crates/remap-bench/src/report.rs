@@ -49,13 +49,24 @@ fn figure_line(figure: &Figure) -> String {
         figure.name,
         figure.who,
         figure.at.map_or("-".to_owned(), |at| at.to_string()),
-        format!("{:.1} {:<10}", figure.p50, figure.unit),
+        format!("{} {:<10}", digits(figure.p50), figure.unit),
         or_none(figure.p99, 0),
         or_none(figure.spread.map(|spread| spread * 100.0), 0),
         against.unwrap_or_default(),
         figure.goal.as_ref().map(goal_text).unwrap_or_default()
     );
     line.trim_end().to_owned() + "\n"
+}
+
+/// Three digits or more.
+fn digits(value: f64) -> String {
+    let behind = match value.abs() {
+        v if v >= 100.0 => 0,
+        v if v >= 10.0 => 1,
+        v if v >= 1.0 || v == 0.0 => 2,
+        _ => 3,
+    };
+    format!("{value:.behind$}")
 }
 
 fn goal_text(goal: &Goal) -> String {
@@ -143,4 +154,28 @@ fn starts(place: &PlaceResult) -> String {
         }
     }
     out + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_told_with_its_goals_and_what_was_left_out() {
+        let figure =
+            Figure::of("commit", "us", &[2.0]).by("dm-remap").against("bare", &[1.5]).ratio_at_most(1.2);
+        let group = GroupResult {
+            name: "commit".into(),
+            place: "disk".into(),
+            figures: vec![figure],
+            missing: vec!["xfs: mkfs.xfs (package xfsprogs)".into()],
+        };
+        let text = text(&Results { groups: vec![group], ..Results::default() });
+        for part in
+            ["1.50 x bare", "ratio <= 1.2: MISSED", "not measured: xfs: mkfs.xfs", "0 of 1 met", "2.00 us"]
+        {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert_eq!([1234.5, 12.34, 0.1234, 0.0].map(digits), ["1234", "12.3", "0.123", "0.00"]);
+    }
 }

@@ -47,6 +47,7 @@ fn checkpoint(setting: &Setting<'_>, made: &Made, remaps: u64) -> anyhow::Result
     let path = setting.path("bare");
     create(&path, bytes, true)?;
     let file = device(&path)?;
+    let mut piece = Buf::alloc(PIECE as usize).context("a buffer")?;
     let volume = made.open(None, None)?;
     // The first writes to either area of a sparse spare find room for it; no other does.
     for _ in 0..2 {
@@ -58,7 +59,7 @@ fn checkpoint(setting: &Setting<'_>, made: &Made, remaps: u64) -> anyhow::Result
             let outcome = volume.command(Command::Save).context("a checkpoint")?;
             ensure!(outcome.error.is_none(), "a checkpoint failed: {:?}", outcome.error);
         } else {
-            in_pieces(&[(0, bytes)], |at, piece| file.write_at(at, piece))?;
+            in_pieces(&mut piece, &[(0, bytes)], |at, piece| file.write_at(at, piece))?;
             ensure!(file.flush().is_ok(), "a flush failed");
         }
         Ok(begin.elapsed().as_secs_f64() * 1e3)
@@ -74,6 +75,7 @@ fn checkpoint(setting: &Setting<'_>, made: &Made, remaps: u64) -> anyhow::Result
 /// From files to a volume in service, beside a read of what that reads.
 pub(super) fn assembly(setting: &Setting<'_>, made: &Made, remaps: u64) -> anyhow::Result<Vec<Figure>> {
     let read = what_is_read(made)?;
+    let mut piece = Buf::alloc(PIECE as usize).context("a buffer")?;
     let samples = setting.in_turns(2, |who| {
         let begin = Instant::now();
         if who == 0 {
@@ -84,7 +86,7 @@ pub(super) fn assembly(setting: &Setting<'_>, made: &Made, remaps: u64) -> anyho
             return Ok(took.as_secs_f64() * 1e3);
         }
         let spares = made.spare_devices()?;
-        in_pieces(&read, |at, piece| spares[0].read_at(at, piece))?;
+        in_pieces(&mut piece, &read, |at, piece| spares[0].read_at(at, piece))?;
         Ok(begin.elapsed().as_secs_f64() * 1e3)
     })?;
     let beyond: Vec<f64> = samples[0].iter().zip(&samples[1]).map(|(open, read)| open - read).collect();
@@ -154,14 +156,14 @@ impl SpareReader for Noting<'_> {
 
 /// Does something to all bytes of these ranges, in long pieces.
 fn in_pieces(
+    piece: &mut Buf,
     ranges: &[(u64, u64)],
     mut work: impl FnMut(u64, &mut Buf) -> Result<(), Fault>,
 ) -> anyhow::Result<()> {
-    let mut piece = Buf::alloc(PIECE as usize).context("a buffer")?;
     for &(start, end) in ranges {
         for at in (start..end).step_by(PIECE as usize) {
             piece.set_len((end - at).min(PIECE) as usize);
-            work(at, &mut piece).ok().with_context(|| format!("the bytes at {at}"))?;
+            work(at, piece).ok().with_context(|| format!("the bytes at {at}"))?;
         }
     }
     Ok(())

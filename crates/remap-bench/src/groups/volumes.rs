@@ -139,6 +139,7 @@ fn at_rest(setting: &Setting<'_>, made: &Made, remaps: u64) -> anyhow::Result<Ve
         let before = proc::scheduled(server.pid());
         thread::sleep(rest);
         let after = proc::scheduled(server.pid());
+        ensure!(after.threads > 0, "the kernel does not say when threads run (CONFIG_SCHED_INFO)");
         ensure!(after.threads == before.threads, "the server is not at rest");
         drop(clients);
         let second = rest.as_secs_f64();
