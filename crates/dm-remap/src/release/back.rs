@@ -3,13 +3,15 @@
 //! Invariant: an entry is dropped only when the main device holds its bytes durably; what could not be written back stays
 //! on the spare, and then the volume is not marked as released.
 
+use std::ops::Range;
+
 use anyhow::{Context as _, ensure};
 use remap_core::engine::{Command, RequestError};
 use remap_core::units::{Extent, Sector};
 use remap_format::{Entry, EntryState};
 use remap_runtime::Volume;
 
-/// Blocks per command, so that progress can be shown.
+/// Blocks that go back by one command: many, because they share flushes and commits; not all, so that progress can be shown.
 const STEP: u64 = 1024;
 
 /// What came of it.
@@ -41,18 +43,16 @@ pub(crate) fn copy_back(volume: &Volume, progress: &dyn Fn(u64)) -> anyhow::Resu
     let block_sectors = u64::from(volume.superblock().block_sectors());
     let mut back = Back::default();
     let mut done = 0;
-    for entry in before.iter().filter(|e| e.state == EntryState::Remapped) {
-        for first in (entry.block..entry.end()).step_by(usize::try_from(STEP)?) {
-            let end = (first + STEP).min(entry.end());
-            let extent = Extent::between(Sector(first * block_sectors), Sector(end * block_sectors));
-            let extent = extent.context("a run of blocks is not empty")?;
-            let outcome = volume.command(Command::Clear(extent))?;
-            if back.error.is_none() {
-                back.error = outcome.error;
-            }
-            done += end - first;
-            progress(done);
+    for (blocks, moved) in stretches(&before, STEP) {
+        let extent =
+            Extent::between(Sector(blocks.start * block_sectors), Sector(blocks.end * block_sectors));
+        let extent = extent.context("a run of blocks is not empty")?;
+        let outcome = volume.command(Command::Clear(extent))?;
+        if back.error.is_none() {
+            back.error = outcome.error;
         }
+        done += moved;
+        progress(done);
     }
     let after = volume.entries()?;
     back.kept = after.iter().filter(|e| e.state == EntryState::Remapped).copied().collect();
@@ -68,6 +68,29 @@ pub(crate) fn copy_back(volume: &Volume, progress: &dyn Fn(u64)) -> anyhow::Resu
         back.released = true;
     }
     Ok(back)
+}
+
+/// Runs of blocks with at most `step` on a spare each, and how many those are; the others in a run have no entry.
+fn stretches(entries: &[Entry], step: u64) -> Vec<(Range<u64>, u64)> {
+    let mut all: Vec<(Range<u64>, u64)> = Vec::new();
+    let mut grows = false;
+    for entry in entries {
+        let remapped = entry.state == EntryState::Remapped;
+        let mut at = entry.block;
+        while remapped && at < entry.end() {
+            match all.last_mut().filter(|(_, blocks)| grows && *blocks < step) {
+                Some((run, blocks)) => {
+                    let more = (step - *blocks).min(entry.end() - at);
+                    (run.end, *blocks) = (at + more, *blocks + more);
+                    at += more;
+                }
+                None => all.push((at..at, 0)),
+            }
+            grows = true;
+        }
+        grows &= remapped;
+    }
+    all
 }
 
 #[cfg(test)]
@@ -115,6 +138,34 @@ mod tests {
             }
             queue.wait(nothing.as_fd(), Interest::default(), None).unwrap();
         }
+    }
+
+    #[test]
+    fn blocks_go_back_many_at_a_time_and_those_without_slots_are_left_alone() {
+        let entry = |block, count, state| Entry {
+            block,
+            count,
+            slot: 0,
+            lost: 0,
+            state,
+            cause: remap_format::Cause::Manual,
+            flags: remap_format::EntryFlags::default(),
+            errors: 0,
+            time: 0,
+        };
+        let remapped = |block, count| entry(block, count, EntryState::Remapped);
+        let entries = [
+            remapped(5, 1),
+            remapped(9, 2),
+            entry(20, 1, EntryState::Pending),
+            remapped(30, 1),
+            remapped(40, 9),
+            remapped(60, 1),
+        ];
+        let wanted = [(5..11, 3), (30..43, 4), (43..47, 4), (47..61, 3)];
+        assert_eq!(stretches(&entries, 4), wanted);
+        assert_eq!(stretches(&[], 4), []);
+        assert_eq!(stretches(&entries[2..3], 4), []);
     }
 
     #[test]

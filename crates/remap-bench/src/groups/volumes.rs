@@ -56,7 +56,7 @@ fn together(setting: &Setting<'_>, remaps: u64) -> anyhow::Result<Vec<Figure>> {
     let counts = [1, VOLUMES];
     let samples = setting.in_turns(counts.len(), |which| {
         let server = hosted(setting, counts[which])?;
-        let [before, resident] = [proc::of_tree(server.pid()), proc::resident_of(server.pid()) as f64 / 1e6];
+        let before = proc::of_tree(server.pid());
         let sockets: Vec<PathBuf> = (0..counts[which]).map(|n| socket(setting.folder, n)).collect();
         let connections = (VOLUMES / counts[which]) as u32;
         let small = |socket| Job::small(Target::Nbd(socket), "randread", SIZE);
@@ -66,6 +66,7 @@ fn together(setting: &Setting<'_>, remaps: u64) -> anyhow::Result<Vec<Figure>> {
         let rate: f64 = done.iter().map(|done| done.requests / done.seconds).sum();
         let requests: f64 = done.iter().map(|done| done.requests).sum();
         let cpu_us = (proc::of_tree(server.pid()) - before) * 1e6 / requests;
+        let resident = proc::resident_of(server.pid()) as f64 / 1e6;
         Ok([rate / 1e3, cpu_us, resident, proc::threads_of(server.pid()) as f64])
     })?;
     let of =
