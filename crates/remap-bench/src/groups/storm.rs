@@ -33,6 +33,8 @@ const GOAL: f64 = 2.0;
 /// Flushes that a storm may cost when all blocks fail at once.
 const FLUSHES: f64 = 19.0;
 
+const BEFORE: &str = "before";
+
 /// How hard it blows: writes to failing blocks in flight.
 const CASES: [(&str, usize); 2] =
     [("1000 bad blocks at once", BAD as usize), ("1000 bad blocks, 8 at a time", 8)];
@@ -48,12 +50,13 @@ pub(super) fn run(setting: &Setting<'_>) -> anyhow::Result<Found> {
         let of = |field: fn(&Round) -> f64| rounds.iter().map(field).collect::<Vec<f64>>();
         let ratios = of(|round| round.during / round.before);
         let figure =
-            |what: &str, unit: &str, samples: &[f64]| Figure::of(&format!("{name}: {what}"), unit, samples);
-        figures.push(figure("healthy p99 before", "us", &of(|round| round.before)));
-        let during = figure("healthy p99 during", "us", &of(|round| round.during));
-        figures.push(during.against("before", &ratios).ratio_at_most(GOAL));
+            |what: &str, unit: &str, samples: &[f64]| Figure::of(&format!("{what}, {name}"), unit, samples);
+        let healthy = "p99 of healthy requests";
+        figures.push(figure(healthy, "us", &of(|round| round.before)).by(BEFORE));
+        let during = figure(healthy, "us", &of(|round| round.during)).by("during");
+        figures.push(during.against(BEFORE, &ratios).ratio_at_most(GOAL));
         figures.push(figure("length of the storm", "ms", &of(|round| round.ms)));
-        let flushes = figure("flushes", "count", &of(|round| round.flushes));
+        let flushes = figure("flushes of the storm", "count", &of(|round| round.flushes));
         figures.push(if *at_once as u64 == BAD { flushes.at_most(FLUSHES) } else { flushes });
     }
     Ok(Found { figures, missing: Vec::new() })

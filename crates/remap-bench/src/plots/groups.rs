@@ -48,10 +48,9 @@ pub(super) fn charts(group: &GroupResult) -> Vec<(String, String)> {
             one("commit", bars(group, |_| true, &title, "microseconds, median", None, value))
         }
         "storm" => {
-            let title =
-                format!("A thousand bad blocks fail, on {place}: p99 of healthy requests in terms of before");
-            let value = |figure: &Figure| figure.ratio;
-            one("storm", bars(group, |figure| figure.ratio.is_some(), &title, "times", Some(2.0), value))
+            let title = format!("A thousand bad blocks fail, on {place}: what healthy requests feel");
+            let (drawn, value) = (|figure: &&Figure| figure.unit == "us", |figure: &Figure| Some(figure.p50));
+            one("storm", bars(group, drawn, &title, "microseconds, 99 of 100 requests", None, value))
         }
         "filesystems" => filesystems(group),
         _ => Vec::new(),
