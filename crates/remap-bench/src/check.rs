@@ -54,16 +54,18 @@ pub(crate) fn compare(before: &Results, now: &Results) -> Verdict {
     }
     for group in &before.groups {
         let same = |other: &&GroupResult| other.name == group.name && other.place == group.place;
-        let empty = GroupResult { figures: Vec::new(), ..group.clone() };
-        let other = now.groups.iter().find(same).unwrap_or(&empty);
-        figures(group, other, &mut verdict);
+        match now.groups.iter().find(same) {
+            Some(other) => figures(group, other, &mut verdict),
+            None => verdict.unjudged.push(format!("{} on {}: not measured now", group.name, group.place)),
+        }
     }
     verdict
 }
 
-/// Figures that are neither a ratio nor memory are another day's or machine's: they are shown, and compared with nothing.
+/// Of ours; figures that are neither a ratio nor memory are another day's or machine's: they are shown, and compared with nothing.
 fn figures(before: &GroupResult, now: &GroupResult, verdict: &mut Verdict) {
-    for figure in before.figures.iter().filter(|f| f.ratio.is_some() || is_memory(f)) {
+    let judged = |figure: &&Figure| !figure.beside && (figure.ratio.is_some() || is_memory(figure));
+    for figure in before.figures.iter().filter(judged) {
         let size = figure.at.map_or(String::new(), |at| format!(", {at}"));
         let who = if figure.who.is_empty() { String::new() } else { format!(", {}", figure.who) };
         let name = format!("{} on {}, {}{size}{who}", before.name, before.place, figure.name);
@@ -139,6 +141,9 @@ mod tests {
         assert_eq!(found(1.0, 9.0, 0.4), (0, 0, 1));
         assert_eq!(found(1.0, 0.5, 0.0), (1, 0, 0));
         assert_eq!(compare(&figure("ns", 1.0, 0.0), &Results::default()).unjudged.len(), 1);
+        let mut rival = figure("ns", 1.0, 0.0);
+        rival.groups[0].figures[0].beside = true;
+        assert_eq!(compare(&rival, &figure("ns", 9.0, 0.0)).worse.len(), 0);
         // Of a rate, more is better.
         assert_eq!(compare(&figure("MB/s", 1.0, 0.0), &figure("MB/s", 0.5, 0.0)).worse.len(), 1);
     }

@@ -95,6 +95,8 @@ pub(crate) struct Figure {
     pub(crate) name: String,
     /// Of whom; empty where only the product is measured.
     pub(crate) who: String,
+    /// That is somebody else, measured to compare with.
+    pub(crate) beside: bool,
     /// What the group varies: remaps in the table, volumes, or terabytes.
     pub(crate) at: Option<u64>,
     /// More is better where it ends with `/s`, else less.
@@ -141,6 +143,11 @@ impl Figure {
     /// Whose it is.
     pub(crate) fn by(self, who: &str) -> Self {
         Self { who: who.to_owned(), ..self }
+    }
+
+    /// Whose it is: somebody else's.
+    pub(crate) fn beside(self, who: &str) -> Self {
+        Self { beside: true, ..self.by(who) }
     }
 
     /// Where on the axis.

@@ -16,9 +16,9 @@ pub(crate) fn median(samples: &[f64]) -> Option<f64> {
     quantile(samples, 0.5)
 }
 
-/// Distance of the quartiles as a share of the median: how far to believe it.
+/// Distance of the quartiles as a share of the median: how far to believe it. One sample does not say.
 pub(crate) fn spread(samples: &[f64]) -> Option<f64> {
-    let middle = median(samples).filter(|middle| *middle > 0.0)?;
+    let middle = median(samples).filter(|middle| *middle > 0.0 && samples.len() > 1)?;
     Some((quantile(samples, 0.75)? - quantile(samples, 0.25)?) / middle)
 }
 
@@ -40,6 +40,6 @@ mod tests {
         assert_eq!(quantile(&[10.0, 0.0], 0.25), Some(2.5));
         assert_eq!(spread(&[1.0, 2.0, 3.0, 4.0, 5.0]), Some(2.0 / 3.0));
         assert_eq!(range(&[1.0, 2.0, 3.0]), Some(1.0));
-        assert_eq!(spread(&[0.0, 0.0]), None);
+        assert_eq!((spread(&[0.0, 0.0]), spread(&[1.0])), (None, None));
     }
 }

@@ -93,8 +93,8 @@ fn case(setting: &Setting<'_>, name: &str, number: usize, shape: Shape) -> anyho
     let five_to_one = ratios(&medians(&samples[1]), &medians(&samples[2]));
     Ok(vec![
         if goal { figure.ratio_at_most(GOAL) } else { figure },
-        Figure::of_events(name, "us", &of(1)).by(BARE).against("one bare write", &five_to_one),
-        Figure::of_events(name, "us", &of(2)).by("one bare write"),
+        Figure::of_events(name, "us", &of(1)).beside(BARE).against("one bare write", &five_to_one),
+        Figure::of_events(name, "us", &of(2)).beside("one bare write"),
     ])
 }
 

@@ -23,6 +23,7 @@ use crate::server::Server;
 /// Bytes of the file: the smallest that all three are made for, with room.
 const SIZE: u64 = 1 << 30;
 const PLAIN: &str = "plain file";
+const OURS: &str = "dm-remap";
 const RIVAL: &str = "nbdkit file";
 
 /// Name, the program that makes one, and its package.
@@ -64,7 +65,7 @@ pub(super) fn run(setting: &Setting<'_>) -> anyhow::Result<Found> {
     let archive = setting.path("archive.tar");
     let files = setting.pick(300, 2000);
     pack(&archive, files)?;
-    let mut whos = vec![PLAIN, "dm-remap"];
+    let mut whos = vec![PLAIN, OURS];
     match missing("nbdkit", "nbdkit") {
         Some(nbdkit) => found.missing.push(format!("{RIVAL}: {nbdkit}")),
         None => whos.push(RIVAL),
@@ -118,7 +119,8 @@ fn kind_figures(
     let mut figures = Vec::new();
     for (which, (name, unit)) in WORK.into_iter().enumerate() {
         for (who, name_of) in whos.iter().enumerate() {
-            let figure = Figure::of(&format!("{kind}: {name}"), unit, &of(who, which)).by(name_of);
+            let figure = Figure::of(&format!("{kind}: {name}"), unit, &of(who, which));
+            let figure = if *name_of == OURS { figure.by(OURS) } else { figure.beside(name_of) };
             figures.push(match who {
                 0 => figure,
                 _ => figure.against(PLAIN, &ratios(&of(who, which), &of(0, which))),

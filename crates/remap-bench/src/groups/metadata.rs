@@ -68,7 +68,7 @@ fn checkpoint(setting: &Setting<'_>, made: &Made, remaps: u64) -> anyhow::Result
     let against = ratios(&samples[0], &samples[1]);
     Ok(vec![
         Figure::of(name, "ms", &samples[0]).by("dm-remap").at(remaps).against(BARE, &against),
-        Figure::of(name, "ms", &samples[1]).by(BARE).at(remaps),
+        Figure::of(name, "ms", &samples[1]).beside(BARE).at(remaps),
     ])
 }
 
@@ -95,7 +95,7 @@ pub(super) fn assembly(setting: &Setting<'_>, made: &Made, remaps: u64) -> anyho
     let beyond = Figure::of("assembly beyond reading", "ms", &beyond).by("dm-remap").at(remaps);
     Ok(vec![
         Figure::of(name, "ms", &samples[0]).by("dm-remap").at(remaps).against(BARE, &against),
-        Figure::of(name, "ms", &samples[1]).by(BARE).at(remaps),
+        Figure::of(name, "ms", &samples[1]).beside(BARE).at(remaps),
         match remaps {
             100_000 => beyond.at_most(100.0),
             1_000_000 => beyond.at_most(1000.0),

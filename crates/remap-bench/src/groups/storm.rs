@@ -52,7 +52,7 @@ pub(super) fn run(setting: &Setting<'_>) -> anyhow::Result<Found> {
         let figure =
             |what: &str, unit: &str, samples: &[f64]| Figure::of(&format!("{what}, {name}"), unit, samples);
         let healthy = "p99 of healthy requests";
-        figures.push(figure(healthy, "us", &of(|round| round.before)).by(BEFORE));
+        figures.push(figure(healthy, "us", &of(|round| round.before)).beside(BEFORE));
         let during = figure(healthy, "us", &of(|round| round.during)).by("during");
         figures.push(during.against(BEFORE, &ratios).ratio_at_most(GOAL));
         figures.push(figure("length of the storm", "ms", &of(|round| round.ms)));
