@@ -51,6 +51,8 @@ pub struct Limits {
     pub read_only: bool,
     /// It spins.
     pub rotational: bool,
+    /// The NUMA node that it is attached to, if the machine has several and the kernel knows.
+    pub numa_node: Option<u32>,
     /// Discards do something.
     pub discard: bool,
     /// Zeroes can be written without sending them.
@@ -224,6 +226,7 @@ fn open_once(path: &Path, options: &OpenOptions) -> Result<Opened, OpenError> {
         physical_block,
         read_only: !options.write || locked_down,
         rotational: queue("rotational"),
+        numa_node: host.numa_node(),
         discard: !block || queue("discard_max_bytes"),
         write_zeroes: !block || queue("write_zeroes_max_bytes"),
         direct: wants_direct && refused.is_none(),

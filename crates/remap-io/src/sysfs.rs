@@ -48,6 +48,13 @@ impl BlockNode {
         self.disk_text(&format!("queue/{attribute}"))?.parse().ok()
     }
 
+    /// The NUMA node that its controller is on: told by the nearest of the devices above it.
+    pub(crate) fn numa_node(&self) -> Option<u32> {
+        let told = self.disk.as_ref()?.ancestors().find_map(|path| fs::read_to_string(path.join("numa_node")).ok());
+        // -1: the machine has one, or does not say.
+        told?.trim().parse().ok()
+    }
+
     /// World-wide name: from the driver, else device-mapper or md, else udev.
     pub(crate) fn wwn(&self) -> Option<String> {
         (self.disk_text("wwid"))

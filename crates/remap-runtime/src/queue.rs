@@ -111,7 +111,9 @@ pub struct VolumeQueue {
 }
 
 impl VolumeQueue {
+    /// For the calling thread, which from now on stays near the main device.
     pub(crate) fn open(shared: &Arc<Shared>) -> std::io::Result<Self> {
+        remap_io::bind_thread(shared.main.limits().numa_node);
         let mut io = IoQueue::open(shared.io, DEPTH)?;
         io.hears_of_failed_flushes(Audience::Clients);
         let mail = Arc::new(QueueMail {
