@@ -190,11 +190,11 @@ impl BufSlice {
         unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }.to_vec()
     }
 
-    /// Puts bytes at a place inside, for an operation that reads and that the kernel does not have (any more).
+    /// Puts bytes at a place inside, for an operation that reads and that the kernel does not have (any more), or never had.
     ///
     /// # Panics
     /// When they do not fit (a bug of the caller).
-    pub(crate) fn copy_in(&mut self, at: usize, bytes: &[u8]) {
+    pub fn copy_in(&mut self, at: usize, bytes: &[u8]) {
         assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= self.len), "a patch beyond its slice");
         // SAFETY: checked to be inside the slice. Slices of operations that read overlap no other (a condition of
         // `Buf::slice`) and this operation is not with the kernel, so nobody else touches these bytes.

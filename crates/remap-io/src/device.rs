@@ -244,7 +244,8 @@ impl Device {
     }
 
     /// Is it a file that lies in memory, so that a transfer is a copy and nothing is waited for?
-    pub(crate) fn is_in_memory(&self) -> bool {
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
         self.shared.in_memory
     }
 

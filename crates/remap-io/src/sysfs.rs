@@ -50,7 +50,8 @@ impl BlockNode {
 
     /// The NUMA node that its controller is on: told by the nearest of the devices above it.
     pub(crate) fn numa_node(&self) -> Option<u32> {
-        let told = self.disk.as_ref()?.ancestors().find_map(|path| fs::read_to_string(path.join("numa_node")).ok());
+        let told =
+            self.disk.as_ref()?.ancestors().find_map(|path| fs::read_to_string(path.join("numa_node")).ok());
         // -1: the machine has one, or does not say.
         told?.trim().parse().ok()
     }

@@ -4,6 +4,8 @@
 //! ended. A part that meets a block in trouble, or whose operation failed on the medium, goes to the owner. No lock is
 //! taken on the way of a healthy request, and nothing is allocated once the slabs have grown.
 //!
+//! Reads of blocks that lie side by side on a spare are one operation ([`gather`]).
+//!
 //! C11: placements are looked up between [`Outstanding::starting`] and [`Outstanding::started`], and every operation that a queue
 //! begins is told to [`Outstanding`], which answers grace calls.
 
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant};
 use remap_core::op::{DeviceId, Fault, RequestKind};
 use remap_core::units::{Block, Extent, SECTOR_SIZE, Sector, Slot};
 use remap_core::view::Placement;
-use remap_io::{Audience, Buf, Device, DeviceOp, IoKind, IoQueue, Watch};
+use remap_io::{Audience, Buf, BufSlice, Device, DeviceOp, IoKind, IoQueue, Watch};
 
 use crate::front::{ByteRange, FrontCompletion, FrontError, FrontRequest, Interest, Queue};
 use crate::grace::{Outstanding, Presence};
@@ -25,6 +27,10 @@ use crate::mailbox::Mailbox;
 use crate::pattern::{Recent, Streams};
 use crate::trace::Stage;
 use crate::volume::Shared;
+
+mod gather;
+
+use gather::{GATHER, Gather, Run};
 
 /// Device operations of a queue that are out at a time; more wait in it.
 const DEPTH: u32 = 256;
@@ -101,6 +107,7 @@ pub struct VolumeQueue {
     io: IoQueue,
     actives: Slab<Active>,
     parts: Slab<Part>,
+    gathers: Slab<Gather>,
     out: Outstanding,
     /// Spares by their numbers, as last seen.
     spares: Vec<Option<Device>>,
@@ -129,6 +136,7 @@ impl VolumeQueue {
             io,
             actives: Slab::EMPTY,
             parts: Slab::EMPTY,
+            gathers: Slab::EMPTY,
             out: Outstanding::default(),
             spares: shared.spares.snapshot(),
             done: VecDeque::new(),
@@ -179,6 +187,8 @@ impl VolumeQueue {
         let mut at = request.offset / SECTOR_SIZE;
         let end = at + request.len / SECTOR_SIZE;
         let mut slow_from = None;
+        let mut run: Option<Run> = None;
+        let kind = io_kind(request.kind);
         while at < end {
             let block = Block(at / per_block);
             let stretch = self.shared.view.first(block, Block(end.div_ceil(per_block)));
@@ -190,10 +200,14 @@ impl VolumeQueue {
                 self.begin_slow(active, from, at, request.kind);
             }
             match (stretch.placement, here) {
-                (Placement::Main, Some(extent)) => self.begin_fast(active, extent, None, request.kind),
+                (Placement::Main, Some(extent)) => self.begin_fast(active, extent, None, kind),
                 (Placement::Settled(slot), Some(extent)) => {
                     let sector = slot_sector(slot, per_block) + at % per_block;
-                    self.begin_fast(active, extent, Some((slot, sector)), request.kind);
+                    if kind == IoKind::Read {
+                        self.gather(active, &mut run, slot.spare(), sector, extent);
+                    } else {
+                        self.begin_fast(active, extent, Some((slot.spare(), sector)), kind);
+                    }
                 }
                 _ => {}
             }
@@ -202,6 +216,7 @@ impl VolumeQueue {
         if let Some(from) = slow_from {
             self.begin_slow(active, from, end, request.kind);
         }
+        self.begin_run(active, run);
     }
 
     fn begin_slow(&mut self, active: usize, from: u64, to: u64, kind: RequestKind) {
@@ -251,54 +266,59 @@ impl VolumeQueue {
         }
     }
 
-    fn begin_fast(&mut self, active: usize, extent: Extent, slot: Option<(Slot, u64)>, kind: RequestKind) {
-        let (device, sector) = match slot {
+    /// Begins a part on the main device, or at a sector of a spare.
+    fn begin_fast(&mut self, active: usize, extent: Extent, spare: Option<(u8, u64)>, kind: IoKind) {
+        let (device, sector) = match spare {
             None => (DeviceId::Main, extent.start().0),
-            Some((slot, sector)) => {
-                if kind == RequestKind::Discard {
-                    return;
-                }
+            Some(_) if kind == IoKind::Discard => return,
+            Some((spare, sector)) => {
                 self.count(Lane::Remapped, 1);
-                (DeviceId::Spare(slot.spare()), sector)
+                (DeviceId::Spare(spare), sector)
             }
         };
-        let io_kind = match kind {
-            RequestKind::Read => IoKind::Read,
-            RequestKind::Write { fua } => IoKind::Write { fua },
-            RequestKind::WriteZeroes { fua, may_unmap } => IoKind::WriteZeroes { fua, may_unmap },
-            RequestKind::Discard => IoKind::Discard,
-            RequestKind::Flush => IoKind::Flush,
-        };
-        self.begin(Part { active, extent: Some(extent), device, slow: false }, io_kind, sector * SECTOR_SIZE);
+        self.begin(Part { active, extent: Some(extent), device, slow: false }, kind, sector * SECTOR_SIZE);
     }
 
     fn begin(&mut self, part: Part, kind: IoKind, offset: u64) {
-        let device = self.device(part.device);
-        let deadline = self.shared.deadline;
         let index = self.parts.add(part);
         let Some(active) = self.actives.get(part.active) else { return };
         active.parts_left += 1;
-        let len = part.extent.map_or(0, |e| e.bytes());
-        let long = active.request.len > LONG;
-        let buf = part.extent.zip(active.buf.as_mut()).map(|(extent, buf)| {
-            let first =
-                usize::try_from(extent.start().0 * SECTOR_SIZE - active.request.offset).unwrap_or(usize::MAX);
-            buf.slice(first..first + usize::try_from(len).unwrap_or(usize::MAX))
-        });
         self.out.began();
         self.count(Lane::Fast, 1);
-        match device {
+        self.start(index, &part, kind, offset);
+    }
+
+    /// The operation of a part that was begun.
+    fn start(&mut self, index: usize, part: &Part, kind: IoKind, offset: u64) {
+        let len = part.extent.map_or(0, |e| e.bytes());
+        let long = self.actives.get(part.active).is_some_and(|active| active.request.len > LONG);
+        let buf = self.slice_of(part);
+        match self.device(part.device) {
             Some(device) => {
-                self.io.submit(index as u64, DeviceOp { device, kind, offset, len, buf, long }, deadline);
+                let op = DeviceOp { device, kind, offset, len, buf, long };
+                self.io.submit(index as u64, op, self.shared.deadline);
             }
             None => self.fast_done(index, Err(Fault::Gone)),
         }
     }
 
+    /// The part's bytes in its request's buffer.
+    fn slice_of(&mut self, part: &Part) -> Option<BufSlice> {
+        let active = self.actives.get(part.active)?;
+        let (extent, buf) = part.extent.zip(active.buf.as_mut())?;
+        let first = extent.start().0 * SECTOR_SIZE - active.request.offset;
+        let first = usize::try_from(first).unwrap_or(usize::MAX);
+        Some(buf.slice(first..first + usize::try_from(extent.bytes()).unwrap_or(usize::MAX)))
+    }
+
     /// Takes completions of devices and mail from the owner.
     fn collect(&mut self) {
         while let Some((tag, outcome)) = self.io.next() {
-            self.fast_done(usize::try_from(tag).unwrap_or(usize::MAX), outcome);
+            if tag & GATHER != 0 {
+                self.gather_done(tag, outcome);
+            } else {
+                self.fast_done(usize::try_from(tag).unwrap_or(usize::MAX), outcome);
+            }
         }
         if self.mail.mail.has_mail() {
             for message in self.mail.mail.take() {
@@ -387,6 +407,16 @@ impl VolumeQueue {
         if self.out.asked(grace, parts) {
             self.shared.owner.post(ToOwner::GraceDone { grace });
         }
+    }
+}
+
+fn io_kind(kind: RequestKind) -> IoKind {
+    match kind {
+        RequestKind::Read => IoKind::Read,
+        RequestKind::Write { fua } => IoKind::Write { fua },
+        RequestKind::WriteZeroes { fua, may_unmap } => IoKind::WriteZeroes { fua, may_unmap },
+        RequestKind::Discard => IoKind::Discard,
+        RequestKind::Flush => IoKind::Flush,
     }
 }
 
