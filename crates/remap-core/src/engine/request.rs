@@ -44,8 +44,10 @@ enum Stage {
     Piece(Extent, DeviceId),
     /// A job writes its part of a block.
     Job(Extent),
-    /// Waiting for a lock or a free job.
+    /// Waiting for a lock.
     Waiting,
+    /// All jobs are taken; it needs one.
+    Queued,
     /// Flushes are out.
     Flushing { left: u32, fault: Option<Fault> },
 }
@@ -182,14 +184,26 @@ impl Engine {
     }
 
     pub(super) fn requests_advance(&mut self) {
+        let mut jobs = self.takes_jobs();
         for index in 0..self.requests.len() {
-            let runnable = |s: &SlowRequest| matches!(s.stage, Stage::Ready | Stage::Waiting);
-            while self.requests.get(index).and_then(Option::as_ref).is_some_and(runnable) {
-                if !self.request_step(index) {
+            while let Some(Some(slow)) = self.requests.get(index) {
+                // With a thousand that queue for a job, each is looked at only when there is one.
+                let runnable = match slow.stage {
+                    Stage::Ready | Stage::Waiting => true,
+                    Stage::Queued => jobs,
+                    _ => false,
+                };
+                if !(runnable && self.request_step(index)) {
                     break;
                 }
+                jobs = self.takes_jobs();
             }
         }
+    }
+
+    /// Is there something to say to a request that needs a job: begin, or, while metadata cannot be written, an error?
+    fn takes_jobs(&self) -> bool {
+        self.commit.is_frozen() || self.jobs.iter().any(Option::is_none)
     }
 
     /// Starts the next piece or ends the request; `false` if it must wait.
@@ -358,7 +372,7 @@ impl Engine {
         let started =
             self.start_job(JobKind::Write { request: index, covered, refused }, block, Cause::WriteError);
         if !started && let Some(slow) = self.slow(index) {
-            slow.stage = Stage::Waiting;
+            slow.stage = Stage::Queued;
         }
         started
     }
