@@ -113,10 +113,10 @@ impl Engine {
         self.wake = true;
     }
 
-    /// Blocks that fail side by side share a commit: it waits a little for those whose bytes are on their way to a slot.
+    /// Blocks that fail side by side share a commit: it waits a little for those that are on their way to one.
     /// `held`: until when it waits already.
     pub(super) fn holds_commit(&mut self, held: Option<u64>) -> bool {
-        let more = self.jobs.iter().flatten().any(|job| matches!(job.step, Step::WriteSlot));
+        let more = self.jobs.iter().flatten().any(|job| job.step != Step::Commit);
         let until = held.unwrap_or(self.now.mono_ns.saturating_add(COMMIT_HOLD_NS));
         let holds = more && self.now.mono_ns < until;
         self.commit.hold_until = holds.then_some(until);
