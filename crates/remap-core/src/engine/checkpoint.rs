@@ -92,7 +92,7 @@ impl Engine {
             }
         }
         let unbelieved = if self.commit.making { 0 } else { self.commit.superblocks.unbelieved() };
-        self.write_empty_journals(self.commit.moving | unbelieved, self.commit.checkpoint_generation);
+        self.write_empty_journals(unbelieved, self.commit.checkpoint_generation);
         self.erase_torn();
     }
 

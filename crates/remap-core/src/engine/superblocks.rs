@@ -242,10 +242,8 @@ impl Engine {
                     self.write_fence(copy, page, bytes);
                     on_their_way = true;
                 }
-                None => {
-                    let fenced = self.commit.superblocks.unbelieved() & (1 << copy) != 0;
-                    self.notice(Notice::CopyFailed { copy, fault, fenced });
-                }
+                // It has no superblock in use that could be believed, and what else lies there says which spare this is.
+                None => self.notice(Notice::CopyFailed { copy, fault, fenced: true }),
             }
         }
         on_their_way
@@ -276,9 +274,8 @@ impl Engine {
     /// Would the spare still be recognised, by the other page or by another copy, if nothing whole were left in this one?
     fn may_overwrite(&self, copy: u8, page: u8) -> bool {
         let spare = self.commit.place(copy).spare;
-        let good = self.commit.good() & !(1 << copy);
         self.commit.superblocks.pair(copy).is_whole(1 - page)
-            || copies_of(good).any(|neighbour| {
+            || copies_of(self.commit.good()).any(|neighbour| {
                 let pair = self.commit.superblocks.pair(neighbour);
                 self.commit.place(neighbour).spare == spare && (pair.is_whole(0) || pair.is_whole(1))
             })
