@@ -270,7 +270,8 @@ fn no_std(stage: &Stage<'_>) -> Result<Verdict> {
         let note = format!("by the sources only; `rustup target add {TARGET}` lets a compiler look");
         return Ok(Verdict { good: true, note, tally: Tally::default() });
     }
-    stage.cargo(10, &["check", "-p", "remap-format", "-p", "remap-core", "--locked", "--target", TARGET])
+    let pure = ["-p", "remap-format", "-p", "remap-content", "-p", "remap-core", "-p", "remap-words"];
+    stage.cargo(10, &[&["check"], &pure[..], &["--locked", "--target", TARGET]].concat())
 }
 
 fn doc_tests(stage: &Stage<'_>) -> Result<Verdict> {

@@ -13,9 +13,11 @@ use serde_json::Value;
 const ALLOCATORS: [&str; 1] = ["remap-sim/tests/sweep_memory.rs"];
 
 /// Crate, level, and whether it may hold `unsafe` in modules that say so. A crate uses only crates of lower levels.
-const LEVELS: [(&str, u8, bool); 12] = [
+const LEVELS: [(&str, u8, bool); 14] = [
     ("remap-format", 0, false),
+    ("remap-content", 0, false),
     ("remap-core", 1, false),
+    ("remap-words", 2, false),
     ("remap-io", 2, true),
     ("remap-health", 2, false),
     ("remap-runtime", 3, true),
@@ -39,7 +41,7 @@ const WALLS: [(&str, &[&str]); 3] = [
 ];
 
 /// Crates that a kernel uses too.
-const NO_STD: [&str; 2] = ["remap-format", "remap-core"];
+const NO_STD: [&str; 4] = ["remap-format", "remap-content", "remap-core", "remap-words"];
 
 /// The feature that lets a test break the core. A workspace is built with all features that any of its crates turns on, so only the
 /// same feature of another crate, by name on a command line, may turn it on.
