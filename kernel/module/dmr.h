@@ -81,6 +81,7 @@ struct dmr_assembly {
 	struct dmr_device main;
 	struct dmr_device spares[DMR_MAX_SPARES];
 	u64 volume_bytes;		/* length of the table line */
+	char name[64];			/* of a volume that is adopted */
 	u8 random[16 * (DMR_MAX_SPARES + 1)];	/* for the names of a volume that is adopted */
 };
 
@@ -155,7 +156,6 @@ struct dmr_lanes {
 	u64 fast, slow, remapped;
 	u64 read_errors, write_errors;	/* operations of the fast lane that failed */
 	u64 failed_reads, failed_writes;	/* what the client was told */
-	u64 map_ns;			/* 0: not measured */
 };
 
 /* [owner] 0; -EBUSY: too many, ask again after an event; -EINVAL: behind the end. Ends with DMR_EVENT_REQUEST. */
@@ -167,7 +167,7 @@ void dmr_timeout(struct dmr_volume *v, struct dmr_now now);
 /* [owner] When to call dmr_timeout, on the clock of mono_ns; ~0: not at all. */
 u64 dmr_next_timeout(const struct dmr_volume *v);
 /* [owner] The next operation to carry out, in any order with others that are out. */
-bool dmr_poll_op(struct dmr_volume *v, struct dmr_op *op);
+bool dmr_poll_op(struct dmr_volume *v, struct dmr_now now, struct dmr_op *op);
 /* [owner] The next event; text for the log. */
 bool dmr_poll_event(struct dmr_volume *v, struct dmr_event *event, char *text, size_t room);
 /* [owner] An operation of the fast lane failed with a fault that does not blame the medium. */
@@ -185,8 +185,8 @@ u32 dmr_state(const struct dmr_volume *v);
  */
 int dmr_message(struct dmr_volume *v, struct dmr_now now, u32 argc, const char *const *argv, const struct dmr_lanes *lanes,
 		u64 *ticket, char *text, size_t room);
-/* [owner] 0: the answer is in `text`; 1: another ticket, as above. */
-int dmr_answer(struct dmr_volume *v, struct dmr_now now, const struct dmr_lanes *lanes, u64 *ticket, char *text, size_t room);
+/* [owner] The answer to a message whose DMR_EVENT_ANSWER came. */
+void dmr_answer(struct dmr_volume *v, u64 ticket, char *text, size_t room);
 /* [owner] Nobody waits for the answer any more. */
 void dmr_forget(struct dmr_volume *v, u64 ticket);
 /* [owner] The status line without the three words of device-mapper; `main` and `spare` are how the devices are called. */

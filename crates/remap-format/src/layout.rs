@@ -150,8 +150,9 @@ pub fn copies_on(spare: u8, spares: usize) -> u8 {
 pub fn anchor(size: u64, index: u8, count: u8) -> u64 {
     // Coarse steps keep copies aligned for every block size; small spares cannot afford them.
     let step = if size >= 2 << 20 { 64 << 10 } else { PAGE };
-    let at = u128::from(size) * u128::from(index) / u128::from(count.max(1));
-    let at = u64::try_from(at).unwrap_or(0);
+    // size * index / count, rounded down, within 64 bits (a kernel divides no larger numbers).
+    let (index, count) = (u64::from(index), u64::from(count.max(1)));
+    let at = (size / count) * index + size % count * index / count;
     at - at % step
 }
 

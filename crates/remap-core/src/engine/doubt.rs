@@ -7,6 +7,7 @@
 use super::job::Step;
 use super::{Engine, RequestError};
 use crate::op::{DeviceId, Fault};
+use crate::units::Now;
 
 impl Engine {
     /// A flush of the device failed.
@@ -30,6 +31,13 @@ impl Engine {
         for job in self.commit.take_staged_on(device) {
             self.abort_job(job, RequestError::Io(fault));
         }
+    }
+
+    /// A flush of the device that the fast lane passed on failed: what jobs wrote there before may be gone.
+    pub fn report_flush(&mut self, now: Now, device: DeviceId, fault: Fault) {
+        self.now = now;
+        self.flush_failed(device, fault);
+        self.advance();
     }
 
     /// A flush that a client asked the engine for failed, on one of the devices.
