@@ -150,39 +150,47 @@ static void dmr_go_answer(struct dmr_trip *trip)
 	struct dmr *c = trip->c;
 
 	list_del(&trip->call->list);
-	if (completion_done(&trip->call->done))
+	if (!trip->r)
 		dmr_answer(c->volume, trip->call->ticket, trip->text, trip->room);
 	else
 		dmr_forget(c->volume, trip->call->ticket);
 }
 
-/* Answers a message; waits, unless it is killed, for what takes time. */
+/*
+ * Answers a message; waits, unless it is killed, for what takes time. (device-mapper gives the words of the message in the memory that
+ * is to take the answer.)
+ */
 int dmr_speak(struct dmr *c, unsigned int argc, char **argv, char *result, unsigned int room)
 {
 	struct dmr_call call = { .ticket = 0 };
 	struct dmr_trip trip = {
 		.c = c, .go = dmr_go_message, .argc = min_t(unsigned int, argc, DMR_MAX_WORDS), .argv = argv, .call = &call,
-		.text = result, .room = room,
+		.text = kzalloc(DMR_ANSWER, GFP_KERNEL), .room = DMR_ANSWER,
 	};
 	unsigned int noio;
 	int r = 0;
 
+	if (!trip.text)
+		return -ENOMEM;
 	init_completion(&call.done);
 	noio = memalloc_noio_save();
 	mutex_lock(&c->owner);
 	if (c->volume && c->running)
 		dmr_enter(&trip);
 	else
-		snprintf(result, room, "error: the device is suspended: resume it first");
+		snprintf(trip.text, trip.room, "error: the device is suspended: resume it first");
 	mutex_unlock(&c->owner);
 	if (trip.r) {
 		r = wait_for_completion_killable(&call.done);
+		trip.r = r;
 		trip.go = dmr_go_answer;
 		mutex_lock(&c->owner);
 		dmr_enter(&trip);
 		mutex_unlock(&c->owner);
 	}
 	memalloc_noio_restore(noio);
+	strscpy(result, trip.text, room);
+	kfree(trip.text);
 	return r;
 }
 

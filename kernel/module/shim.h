@@ -22,6 +22,7 @@
 #define DMR_CHUNK_PAGES 256		/* pages of a bio of our own */
 #define DMR_TEXT 512
 #define DMR_MAX_WORDS 96
+#define DMR_ANSWER 4096
 #define DMR_STACK (128 << 10)
 
 enum dmr_lane { DMR_LANE_NONE, DMR_LANE_FAST, DMR_LANE_FLUSH, DMR_LANE_SLOW };

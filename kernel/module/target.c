@@ -320,7 +320,8 @@ static bool dmr_writable(struct dm_target *ti)
 static int dmr_build(struct dmr *c, unsigned int argc, char **argv)
 {
 	struct dm_target *ti = c->ti;
-	bool rival;
+	struct dmr *rival;
+	bool other;
 	int r;
 
 	ti->error = "Too many words";
@@ -345,7 +346,11 @@ static int dmr_build(struct dmr *c, unsigned int argc, char **argv)
 	mutex_lock(&dmr_targets_lock);
 	list_add(&c->list, &dmr_targets);
 	rival = dmr_rival(c);
+	other = rival && dm_table_get_md(rival->ti->table) != dm_table_get_md(ti->table);
 	mutex_unlock(&dmr_targets_lock);
+	ti->error = "Main device or spare is in use by another volume in service";
+	if (other)
+		return -EBUSY;
 	if (rival)	/* a table that is to replace it: what is on the spares changes until then */
 		return 0;
 	r = dmr_assemble_it(c, NULL);

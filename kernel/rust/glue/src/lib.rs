@@ -18,5 +18,6 @@ pub mod lookup;
 pub mod text;
 pub mod volume;
 
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 #[cfg(test)]
 mod tests;

@@ -1,1 +1,337 @@
+// SPDX-License-Identifier: GPL-2.0
+// A kernel in a few lines: devices in memory, operations carried out at once.
 
+use alloc::string::String;
+use alloc::vec::Vec;
+use alloc::{format, vec};
+use std::collections::HashMap;
+
+use remap_core::op::{DeviceId, Fault, RequestKind};
+use remap_core::units::{Extent, Now, Sector};
+use remap_words::figures::Asked;
+use remap_words::table::{self, Grammar, TableLine};
+
+use crate::assemble::{DeviceShape, Devices, Plan, Refusal, assemble};
+use crate::call::Progress;
+use crate::lookup::{self, Lane};
+use crate::text::Text;
+use crate::volume::{Boxed, Source, Told, Volume, WorkKind};
+
+const SECTORS: usize = 8192;
+
+struct Disks {
+    main: Vec<u8>,
+    spare: Vec<u8>,
+    bad: Vec<u64>,
+    bounces: HashMap<u16, Vec<u8>>,
+}
+
+impl Disks {
+    fn blank() -> Self {
+        Self { main: vec![0; SECTORS * 512], spare: vec![0; 4 << 20], bad: vec![], bounces: HashMap::new() }
+    }
+
+    fn disk(&mut self, device: DeviceId) -> &mut Vec<u8> {
+        if device == DeviceId::Main { &mut self.main } else { &mut self.spare }
+    }
+}
+
+impl Devices for Disks {
+    fn read(&mut self, spare: Option<usize>, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
+        let disk = if spare.is_some() { &self.spare } else { &self.main };
+        let at = offset as usize;
+        into.copy_from_slice(disk.get(at..at + into.len()).ok_or(Fault::Gone)?);
+        Ok(())
+    }
+
+    fn zero(&mut self, _: usize, offset: u64, bytes: u64) -> Result<(), Fault> {
+        self.spare[offset as usize..(offset + bytes) as usize].fill(0);
+        Ok(())
+    }
+}
+
+struct Guest {
+    volume: Boxed,
+    requests: HashMap<u64, Vec<u8>>,
+    ended: Vec<(u64, Result<(), Fault>)>,
+    answers: Vec<u64>,
+    log: Vec<String>,
+    now: Now,
+}
+
+fn line(words: &str) -> TableLine {
+    let words: Vec<&str> = words.split_whitespace().collect();
+    table::parse(Grammar::Own, &words).unwrap()
+}
+
+fn open(disks: &mut Disks, words: &str, rehearse: bool) -> (Result<Option<Boxed>, Refusal>, String) {
+    let line = line(words);
+    let shape = |bytes: usize| DeviceShape { bytes: bytes as u64, logical_block: 512, read_only: false };
+    let plan = Plan {
+        line: &line,
+        main: shape(disks.main.len()),
+        spares: &[shape(disks.spare.len())],
+        volume_bytes: (SECTORS * 512) as u64,
+        random: &[[7; 16], [9; 16]],
+        name: "dm-0",
+        now: Now { mono_ns: 1, unix_s: 1_700_000_000 },
+    };
+    let mut said = String::new();
+    (assemble(&plan, disks, rehearse, &mut said), said)
+}
+
+fn refusal(disks: &mut Disks, words: &str) -> String {
+    match open(disks, words, true).0 {
+        Err(refusal) => format!("{} {refusal}", refusal.errno()),
+        Ok(_) => String::new(),
+    }
+}
+
+fn guest(disks: &mut Disks, words: &str) -> Guest {
+    let volume = open(disks, words, false).0.unwrap().unwrap();
+    let now = Now { mono_ns: 1, unix_s: 1_700_000_000 };
+    let mut guest =
+        Guest { volume, requests: HashMap::new(), ended: vec![], answers: vec![], log: vec![], now };
+    guest.run(disks);
+    guest
+}
+
+impl Guest {
+    fn volume(&mut self) -> &mut Volume {
+        &mut self.volume[0]
+    }
+
+    /// Carries out everything until nothing is left to do.
+    fn run(&mut self, disks: &mut Disks) {
+        loop {
+            let now = self.now;
+            let mut text = String::new();
+            if let Some(told) = self.volume().told(&mut text) {
+                match told {
+                    Told::Request { id, result } => self.ended.push((id, result)),
+                    Told::Answer { ticket } => self.answers.push(ticket),
+                    Told::News { .. } => self.log.push(text),
+                }
+                continue;
+            }
+            let Some(work) = self.volume().work(now) else { return };
+            let (at, len) = (work.extent.start().0 as usize * 512, work.extent.bytes() as usize);
+            let failed = work.device == DeviceId::Main
+                && matches!(work.kind, WorkKind::Read | WorkKind::Write { .. })
+                && disks.bad.iter().any(|&bad| work.extent.contains(Sector(bad)));
+            let outcome = if failed {
+                Err(Fault::Medium)
+            } else {
+                let lent = self.volume[0].lent(work.id).to_vec();
+                let buffer = match work.source {
+                    Source::Nothing => &mut Vec::new(),
+                    Source::Request(id, offset) => {
+                        let whole = self.requests.get_mut(&id).unwrap();
+                        assert!(offset as usize + len <= whole.len());
+                        whole
+                    }
+                    Source::Bounce(index, _) => disks.bounces.entry(index).or_insert_with(|| vec![0; 65536]),
+                    Source::Lent => &mut lent.clone(),
+                };
+                let from = match work.source {
+                    Source::Request(_, offset) => offset as usize,
+                    Source::Bounce(_, offset) => offset as usize,
+                    _ => 0,
+                };
+                let mut bytes = buffer.get(from..from + len).unwrap_or_default().to_vec();
+                let target = work.device;
+                match work.kind {
+                    WorkKind::Read => {
+                        bytes.copy_from_slice(&disks.disk(target)[at..at + len]);
+                        match work.source {
+                            Source::Request(id, _) => {
+                                self.requests.get_mut(&id).unwrap()[from..from + len].copy_from_slice(&bytes);
+                            }
+                            Source::Bounce(index, _) => {
+                                disks.bounces.get_mut(&index).unwrap()[from..from + len].copy_from_slice(&bytes);
+                            }
+                            _ => panic!("a read needs a buffer"),
+                        }
+                    }
+                    WorkKind::Write { .. } => {
+                        assert_eq!(bytes.len(), len, "{work:?}");
+                        disks.disk(target)[at..at + len].copy_from_slice(&bytes);
+                    }
+                    WorkKind::Zeroes { .. } => disks.disk(target)[at..at + len].fill(0),
+                    WorkKind::Discard | WorkKind::Flush | WorkKind::Grace => {}
+                }
+                Ok(())
+            };
+            self.volume().complete(now, work.id, outcome);
+            assert!(self.volume[0].lent(work.id).is_empty());
+        }
+    }
+
+    fn ask(&mut self, disks: &mut Disks, kind: RequestKind, start: u64, bytes: Vec<u8>) -> (Result<(), Fault>, Vec<u8>) {
+        let (id, now) = (self.ended.len() as u64 + 100, self.now);
+        let extent = Extent::new(Sector(start), bytes.len() as u64 / 512).unwrap();
+        self.requests.insert(id, bytes);
+        self.volume().submit(now, id, kind, extent).unwrap();
+        self.run(disks);
+        let (ended, result) = *self.ended.last().unwrap();
+        assert_eq!(ended, id);
+        (result, self.requests.remove(&id).unwrap())
+    }
+
+    fn say(&mut self, disks: &mut Disks, words: &str) -> String {
+        let words: Vec<&str> = words.split_whitespace().collect();
+        let (mut out, now) = (String::new(), self.now);
+        if let Progress::Pending(ticket) = self.volume().message(now, &words, Asked::default(), &mut out) {
+            assert!(out.is_empty());
+            self.run(disks);
+            assert_eq!(self.answers.pop(), Some(ticket));
+            self.volume().answer(ticket, &mut out);
+        }
+        out
+    }
+
+    fn place(&mut self, sector: u64, sectors: u32) -> (Lane, u64, u32) {
+        let place = self.volume().lookup().place(sector, sectors, lookup::Asked::Read);
+        (place.lane, place.sector, place.sectors)
+    }
+}
+
+#[test]
+fn a_blank_spare_is_adopted_and_found_again() {
+    let mut disks = Disks::blank();
+    assert!(matches!(open(&mut disks, "m s", true).0, Ok(None)));
+    assert!(disks.spare.iter().all(|&byte| byte == 0), "looking writes nothing");
+    let guest = guest(&mut disks, "m s");
+    assert!(guest.volume[0].engine().is_live() && guest.volume[0].engine().is_idle());
+    assert_eq!(guest.volume[0].copies_in_step(), 5);
+    assert!(disks.main.iter().all(|&byte| byte == 0), "adopting writes nothing to the main device");
+    drop(guest);
+    let (again, said) = open(&mut disks, "m s 2 adopt never", false);
+    assert!(again.is_ok() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn what_is_refused_says_why() {
+    let mut disks = Disks::blank();
+    assert!(refusal(&mut disks, "m s 2 adopt never").starts_with("22 spare 0 holds no volume"));
+    assert!(refusal(&mut disks, "m s 2 block_size 65536").is_empty());
+    disks.spare[1024 + 0x38..][..2].copy_from_slice(b"\x53\xef");
+    disks.spare[1024 + 0x68..][..16].fill(5);
+    assert!(refusal(&mut disks, "m s").starts_with("16 spare 0 holds something (ext:05"), "{}", refusal(&mut disks, "m s"));
+    assert!(refusal(&mut disks, "m s 2 adopt force").is_empty());
+    let mut disks = Disks::blank();
+    disks.spare.truncate(8192);
+    assert!(refusal(&mut disks, "m s").starts_with("28 spare 0 has 8192 bytes"));
+    let mut disks = Disks::blank();
+    drop(guest(&mut disks, "m s"));
+    assert!(refusal(&mut disks, "m s 2 block_size 8192").contains("blocks of 4096 bytes, not 8192"));
+    let size = disks.main.len();
+    disks.main.truncate(size - 4096);
+    assert!(refusal(&mut disks, "m s").starts_with("6 the main device has"));
+    disks.main.resize(size + 4096, 0);
+    assert!(refusal(&mut disks, "m s").starts_with("6 not the main device"));
+    disks.main.resize(size, 0);
+    for at in (0..disks.spare.len()).step_by(65536) {
+        disks.spare[at + 100..at + 200].fill(0xee);
+        disks.spare[at + 4196..at + 4296].fill(0xee);
+    }
+    assert!(refusal(&mut disks, "m s").starts_with("74 no dm-remap metadata"), "{}", refusal(&mut disks, "m s"));
+}
+
+#[test]
+fn another_main_device_is_refused_by_what_it_holds() {
+    let mut disks = Disks::blank();
+    disks.main[1024 + 0x38..][..2].copy_from_slice(b"\x53\xef");
+    disks.main[1024 + 0x68..][..16].fill(5);
+    drop(guest(&mut disks, "m s"));
+    disks.main[1024 + 0x68..][..16].fill(6);
+    assert!(refusal(&mut disks, "m s").contains("its content is ext:06"));
+    drop(guest(&mut disks, "m s 1 any_main"));
+    assert_eq!(refusal(&mut disks, "m s"), "", "the new one was noted");
+}
+
+#[test]
+fn bad_sectors_are_remapped_and_lost_ones_stay_errors() {
+    let mut disks = Disks::blank();
+    let mut guest = guest(&mut disks, "m s");
+    disks.bad = (80..88).chain([161]).collect();
+    let bytes: Vec<u8> = (0..16 * 512).map(|n| (n % 251) as u8).collect();
+    let (result, _) = guest.ask(&mut disks, RequestKind::Write { fua: true }, 76, bytes.clone());
+    assert_eq!(result, Ok(()));
+    let (result, read) = guest.ask(&mut disks, RequestKind::Read, 76, vec![0; 16 * 512]);
+    assert_eq!((result, read == bytes), (Ok(()), true));
+    assert_eq!(guest.ask(&mut disks, RequestKind::Read, 160, vec![0; 1024]).0, Err(Fault::Medium));
+    assert_eq!(guest.ask(&mut disks, RequestKind::Read, 160, vec![0; 512]).0, Ok(()));
+    // The fast lane sees all of it.
+    assert_eq!(guest.place(0, 8192), (Lane::Main, 0, 80));
+    let (lane, _, sectors) = guest.place(83, 100);
+    assert_eq!((lane, sectors), (Lane::Spare(0), 5));
+    assert_eq!(guest.place(162, 100), (Lane::Owner, 162, 6));
+    let volume = guest.volume();
+    assert_eq!(volume.lookup().place(83, 9, lookup::Asked::Discard).lane, Lane::Nobody);
+    let figures = volume.figures(Asked::default());
+    assert_eq!((figures.counts.remapped_blocks, figures.counts.lost_sectors), (1, 1));
+    assert!(guest.log.iter().any(|news| news.contains("block 10 (sectors 80-87) is now at spare0:")));
+    drop(guest);
+    let mut guest = self::guest(&mut disks, "m s");
+    let (result, read) = guest.ask(&mut disks, RequestKind::Read, 76, vec![0; 16 * 512]);
+    assert_eq!((result, read == bytes), (Ok(()), true));
+    disks.bad.clear();
+    assert_eq!(guest.ask(&mut disks, RequestKind::Read, 161, vec![0; 512]).0, Err(Fault::Medium), "lost stays lost");
+    assert_eq!(guest.ask(&mut disks, RequestKind::Write { fua: false }, 161, vec![3; 512]).0, Ok(()));
+    assert_eq!(guest.ask(&mut disks, RequestKind::Read, 161, vec![0; 512]), (Ok(()), vec![3; 512]));
+}
+
+#[test]
+fn every_message_has_an_answer() {
+    let mut disks = Disks::blank();
+    let mut guest = guest(&mut disks, "m s");
+    for (words, answer) in [
+        ("ping", "pong"),
+        ("help", "Commands: ping"),
+        ("remap 300", "remapped sector 300 -> spare sector "),
+        ("remap 300", "error: sector 300 already remapped"),
+        ("remap 300-319", "remapped 2 blocks of 3: 1 remapped already"),
+        ("verify 300", "sector 300 -> spare "),
+        ("verify 8", "sector 8 not remapped"),
+        ("verify", "verified 3 blocks: 3 as the table says"),
+        ("clear 300", "cleared 1 block"),
+        ("clear", "cleared all remap entries"),
+        ("test_remap 300 5", "Created test remap: bad_sector=300 spare_sector="),
+        ("save", "metadata saved successfully"),
+        ("sync", "synced 1 entries to metadata"),
+        ("restore", "restored 1 remap entries"),
+        ("suspend", "remapping suspended"),
+        ("metadata_status", "metadata: enabled, autosave: inactive"),
+        ("resume", "remapping resumed"),
+        ("stats", "total_ios=0"),
+        ("clear_stats", "Statistics cleared"),
+        ("cache_stats", "cache_hits=0"),
+        ("health", "health_score="),
+        ("status", "mappings=1 "),
+        ("bogus", "error: unknown command 'bogus'"),
+        ("remap 8192", "error: invalid sector '8192': the volume has 8192 sectors"),
+    ] {
+        let found = guest.say(&mut disks, words);
+        assert!(found.starts_with(answer), "{words}: {found}");
+    }
+    let (mut out, now) = (String::new(), guest.now);
+    let Progress::Pending(ticket) = guest.volume().message(now, &["save"], Asked::default(), &mut out) else {
+        panic!("a save takes time")
+    };
+    guest.volume().forget(ticket);
+    guest.run(&mut disks);
+    assert!(guest.answers.is_empty(), "nobody waits for a forgotten one");
+}
+
+#[test]
+fn texts_are_cut_and_end() {
+    use core::fmt::Write as _;
+    let mut room = [b'x'; 6];
+    let mut text = Text::new(&mut room);
+    assert!(write!(text, "ab").is_ok() && write!(text, "cdef").is_err());
+    assert_eq!(text.len(), 5);
+    assert_eq!(&room, b"abcde\0");
+    let mut none = [];
+    assert!(Text::new(&mut none).write_str("a").is_err());
+}
