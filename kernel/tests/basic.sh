@@ -18,7 +18,7 @@ get $main 8192 4096 /tmp/b
 ok "what is written arrives on the main device" cmp /tmp/a /tmp/b
 get $D 8192 4096 /tmp/b
 ok "and reads back" cmp /tmp/a /tmp/b
-dd if=/dev/urandom of=/tmp/rnd bs=512 count=777 2>/dev/null
+$DD if=/dev/urandom of=/tmp/rnd bs=512 count=777 2>/dev/null
 put /tmp/rnd $D 20001
 get $D 20001 777 /tmp/b
 ok "odd sectors too" cmp /tmp/rnd /tmp/b
@@ -44,7 +44,7 @@ ok "and reads back" cmp /tmp/d /tmp/b
 ok "nothing is lost any more" sh -c "dmsetup status r | grep -q ' 2/[0-9]* 0/'"
 
 # A write over good and bad sectors, and a partial write into a bad run.
-dd if=/dev/urandom of=/tmp/e bs=512 count=200 2>/dev/null
+$DD if=/dev/urandom of=/tmp/e bs=512 count=200 2>/dev/null
 ok "a write over 64 bad sectors among good ones" put /tmp/e $D 4020
 get $D 4020 200 /tmp/b
 ok "reads back" cmp /tmp/e /tmp/b

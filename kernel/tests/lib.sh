@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # What the guest scripts share. Contract: run as root in a guest with dmsetup, dd, cmp, blockdev; the module is found by modprobe. Each check
 # prints "ok N - what" or "not ok N - what", the last line is "1..N", the exit code is 0 only if all checks passed.
+# A shell may have a dd of its own that gives up direct I/O without a word: the contract asks for that of coreutils.
+DD=/usr/bin/dd
 checks=0
 failed=0
 
@@ -58,8 +60,8 @@ mend() { echo "0 $S linear $2 0" | dmsetup reload "$1" && dmsetup resume "$1"; }
 
 pattern() { yes "$1" | tr -d '\n' | head -c $(($2 * 512)); } # letter, sectors
 
-put() { dd if="$1" of="$2" bs=512 seek="$3" oflag=direct conv=notrunc 2>/dev/null; } # file, device, sector
-get() { dd if="$1" of="$4" bs=512 skip="$2" count="$3" iflag=direct 2>/dev/null; } # device, sector, sectors, file
+put() { $DD if="$1" of="$2" bs=512 seek="$3" oflag=direct conv=notrunc 2>/dev/null; } # file, device, sector
+get() { $DD if="$1" of="$4" bs=512 skip="$2" count="$3" iflag=direct 2>/dev/null; } # device, sector, sectors, file
 
 says() { # text, device, message...
     want=$1 dev=$2; shift 2
@@ -69,4 +71,4 @@ says() { # text, device, message...
     return 1
 }
 
-blank() { dd if=/dev/zero of="$1" bs=1M count=8 oflag=direct conv=notrunc 2>/dev/null; dd if=/dev/zero of="$1" bs=1M seek=8 count=24 oflag=direct conv=notrunc 2>/dev/null; }
+blank() { $DD if=/dev/zero of="$1" bs=1M count=8 oflag=direct conv=notrunc 2>/dev/null; $DD if=/dev/zero of="$1" bs=1M seek=8 count=24 oflag=direct conv=notrunc 2>/dev/null; }

@@ -6,6 +6,7 @@
 mod bench;
 mod coverage;
 mod fuzz;
+mod kernel;
 mod lanes;
 mod layers;
 mod memcheck;
@@ -39,6 +40,8 @@ enum Chore {
     },
     /// Fuzz the decoders, recovery and the protocols; see fuzz/README.md
     Fuzz(fuzz::FuzzArgs),
+    /// Build the kernel module; see docs/kernel.md
+    Kernel(kernel::KernelArgs),
     /// Measure dm-remap against what a user would pick instead; `cargo xtask bench --help` lists the options
     #[command(disable_help_flag = true)]
     Bench {
@@ -79,6 +82,7 @@ fn work(chore: &Chore) -> Result<bool> {
         }
         Chore::Ci { only } => lanes::run(&root, only),
         Chore::Fuzz(args) => fuzz::run(&root, args).map(|(good, _)| good),
+        Chore::Kernel(args) => kernel::run(&root, args),
         Chore::Bench { args } => bench::run(&root, args),
         Chore::Coverage => coverage::run(&root),
         Chore::Lanes => {

@@ -1,0 +1,86 @@
+//! The kernel module: `cargo xtask kernel build`.
+//!
+//! Invariant: nothing is installed; what is fetched and built stays below `target/kernel`. A module is only there if every gate let it
+//! pass: of the Rust object ([`gate`]) and of the kernel's own build (no warning of any kind).
+
+mod disassembly;
+mod gate;
+mod headers;
+mod module;
+mod object;
+mod packages;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+
+/// What is to be done.
+#[derive(Args)]
+pub(crate) struct KernelArgs {
+    #[command(subcommand)]
+    chore: KernelChore,
+}
+
+#[derive(Subcommand)]
+enum KernelChore {
+    /// Build the Rust object, check it, and build the module
+    Build {
+        /// For this kernel: a release (6.12.1-amd64), or a series of Debian's (6.1, 6.12); the running one if none is named
+        #[arg(long = "kernel", value_name = "RELEASE")]
+        kernels: Vec<String>,
+        /// Write what can panic to kernel/rust/panics.txt instead of comparing it with that
+        #[arg(long)]
+        note_panics: bool,
+    },
+    /// Build the Rust object and check it
+    Object,
+}
+
+/// Where things are.
+pub(crate) struct Places<'a> {
+    /// The tree.
+    pub(crate) root: &'a Path,
+    /// What is fetched and built.
+    pub(crate) target: PathBuf,
+}
+
+/// Does the chore; `false` when a gate did not let something pass.
+///
+/// # Errors
+/// Something could not be fetched or built.
+pub(crate) fn run(root: &Path, args: &KernelArgs) -> Result<bool> {
+    let places = Places { root, target: root.join("target/kernel") };
+    let (kernels, note) = match &args.chore {
+        KernelChore::Object => return check(&places, false).map(|object| object.is_some()),
+        KernelChore::Build { kernels, note_panics } => (kernels.clone(), *note_panics),
+    };
+    let Some(object) = check(&places, note)? else { return Ok(false) };
+    let kernels = if kernels.is_empty() { vec![headers::running()?] } else { kernels };
+    let mut good = true;
+    for kernel in kernels {
+        let headers = headers::of(&places, &kernel)?;
+        good &= module::build(&places, &headers, &object)?;
+    }
+    Ok(good)
+}
+
+/// Builds the object; `None`: a gate found something.
+fn check(places: &Places<'_>, note_panics: bool) -> Result<Option<PathBuf>> {
+    let object = object::build(places)?;
+    let findings = gate::check(places, &object, note_panics)?;
+    for finding in &findings {
+        eprintln!("gate: {finding}");
+    }
+    Ok(findings.is_empty().then_some(object))
+}
+
+/// What a command prints; an error if it fails.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let done = command.output().with_context(|| format!("{command:?} does not start"))?;
+    if !done.status.success() {
+        bail!("{command:?}: {}: {}", done.status, String::from_utf8_lossy(&done.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}

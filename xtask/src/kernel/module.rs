@@ -1,0 +1,73 @@
+//! The module: the shim and the Rust object, linked by the kernel's own build.
+//!
+//! Invariant: a warning of the compiler, of objtool or of modpost is a failure.
+
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use std::path::Path;
+
+use super::Places;
+use super::headers::Headers;
+
+/// Builds `dm-remap.ko`; `false` when the build had something to say.
+///
+/// # Errors
+/// It could not be run.
+pub(crate) fn build(places: &Places<'_>, headers: &Headers, object: &Path) -> Result<bool> {
+    let out = places.target.join("module").join(&headers.release);
+    if out.exists() {
+        fs::remove_dir_all(&out).context("removing an earlier build")?;
+    }
+    fs::create_dir_all(&out)?;
+    for entry in fs::read_dir(places.root.join("kernel/module"))? {
+        let entry = entry?;
+        fs::copy(entry.path(), out.join(entry.file_name()))?;
+    }
+    fs::copy(object, out.join("remap_object.o_shipped"))?;
+    let done = Command::new("make")
+        .arg("-C")
+        .arg(&headers.folder)
+        .arg(format!("M={}", out.display()))
+        .arg("modules")
+        .output()
+        .context("make does not start")?;
+    let said = [done.stdout, done.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    let bad: Vec<&str> = said.lines().filter(|line| is_bad(line)).collect();
+    for line in &bad {
+        eprintln!("{}: {line}", headers.release);
+    }
+    let module = out.join("dm-remap.ko");
+    if !done.status.success() && bad.is_empty() {
+        eprintln!("{}: {}", headers.release, said.trim());
+    }
+    if !done.status.success() || !bad.is_empty() || !module.is_file() {
+        return Ok(false);
+    }
+    println!("{}: {}", headers.release, module.strip_prefix(places.root).unwrap_or(&module).display());
+    Ok(true)
+}
+
+/// Does the line tell of something wrong? (That type information is skipped is as it should be.)
+fn is_bad(line: &str) -> bool {
+    let line = line.to_lowercase();
+    let tells = ["warning", "error:", "undefined!"].iter().any(|word| line.contains(word));
+    tells && !line.contains("compiler differs from the one used")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_bad;
+
+    #[test]
+    fn what_the_kernels_build_says() {
+        assert!(is_bad("dm-remap.o: warning: objtool: dmr_map+0x5: 'naked' return found in RETHUNK build"));
+        assert!(is_bad("ERROR: modpost: \"__udivti3\" [dm-remap.ko] undefined!"));
+        assert!(is_bad("io.c:5:1: error: expected"));
+        assert!(!is_bad("  CC [M]  target.o"));
+        assert!(!is_bad("warning: the compiler differs from the one used to build the kernel"));
+        assert!(!is_bad("Skipping BTF generation for dm-remap.ko due to unavailability of vmlinux"));
+    }
+}
