@@ -10,7 +10,8 @@ D=/dev/mapper/r
 ok "a blank spare is adopted" dmsetup create r --table "0 $S dm-remap $M $spare"
 dmsetup status r; dmsetup table r
 ok "deps shows both devices" sh -c "dmsetup deps r | grep -q '^2 dependencies'"
-ok "flushes are passed on: the queue says write back or the disks have no cache" test -r /sys/block/$(basename $(readlink -f $D))/queue/write_cache
+queue=/sys/block/$(dmsetup info -c --noheadings -o blkdevname r)/queue
+ok "a sector can be asked for" grep -qx 512 $queue/logical_block_size
 
 pattern A 4096 >/tmp/a
 put /tmp/a $D 8192

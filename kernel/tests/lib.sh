@@ -28,7 +28,7 @@ finish() {
     exit $?
 }
 
-clean_log() { ! dmesg | sed '1,/checks begin/d' | grep -E 'WARNING:|BUG:|Oops|Call Trace|hung task|blocked for more|refcount|stack state'; }
+clean_log() { ! { cat /tmp/seen 2>/dev/null; dmesg; } | sed '1,/checks begin/d' | grep -E 'WARNING:|BUG:|Oops|Call Trace|hung task|blocked for more|refcount|stack state'; }
 
 begin() {
     echo "checks begin" >/dev/kmsg

@@ -11,10 +11,8 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use remap_core::engine::Notice;
-use remap_core::units::Block;
-use remap_format::Cause;
+use remap_words::notice;
 
-use crate::status_json::{device_word, fault_word};
 use crate::units::format_time;
 
 /// Lines that may wait for the terminal.
@@ -92,106 +90,24 @@ fn write(queue: &Receiver<String>, dropped: &AtomicU64) {
     }
 }
 
-fn cause_words(cause: Cause) -> &'static str {
-    match cause {
-        Cause::ReadError => "a read failed",
-        Cause::WriteError => "a write failed",
-        Cause::Manual => "by command",
-        Cause::Imported => "imported",
-        Cause::Predicted => "before it fails",
-        Cause::SlotError => "its slot went bad",
-    }
-}
-
-fn lost_words(lost: u128) -> String {
-    match lost.count_ones() {
-        0 => "nothing lost".to_owned(),
-        1 => "1 sector lost".to_owned(),
-        n => format!("{n} sectors lost"),
-    }
-}
-
 /// What a notice says, and how much it matters. `block_sectors`: sectors in a block of the volume.
 pub(crate) fn words(notice: &Notice, block_sectors: u64) -> (Level, String) {
-    let place = |block: &Block| {
-        let first = block.0.saturating_mul(block_sectors);
-        format!("block {} (sectors {first}-{})", block.0, first.saturating_add(block_sectors - 1))
+    let level = match notice::level(notice) {
+        notice::Level::Info => Level::Info,
+        notice::Level::Warning => Level::Warning,
+        notice::Level::Error => Level::Error,
     };
-    match notice {
-        Notice::Live => (Level::Info, "the metadata copies are in step".into()),
-        Notice::Pending { block, lost } => (
-            Level::Warning,
-            format!(
-                "{} cannot be read in full: {}, until they are overwritten",
-                place(block),
-                lost_words(*lost)
-            ),
-        ),
-        Notice::Remapped { block, to, lost, cause } => (
-            Level::Warning,
-            format!("{} is now at {to}: {}; {}", place(block), cause_words(*cause), lost_words(*lost)),
-        ),
-        Notice::Healed { block, lost: 0 } => {
-            (Level::Info, format!("{} is healed: nothing of it is lost", place(block)))
-        }
-        Notice::Healed { block, lost } => {
-            (Level::Info, format!("{} is healed in part: {}", place(block), lost_words(*lost)))
-        }
-        Notice::Cleared { block } => (Level::Info, format!("{} is back on the main device", place(block))),
-        Notice::SlotRetired { slot } => {
-            (Level::Warning, format!("the spare's slot {slot} went bad and is not used again"))
-        }
-        Notice::CopyFailed { copy, fault, fenced } => {
-            let fate = if *fenced { "marked as not to be believed" } else { "it could not even be marked" };
-            (
-                Level::Error,
-                format!("metadata copy {copy} could not be written ({}): {fate}", fault_word(*fault)),
-            )
-        }
-        Notice::BreakerTripped { device, fault } => (
-            Level::Error,
-            format!(
-                "remapping is suspended: {} looks like trouble with the whole device ({}); check cable, power and \
-                 controller; it goes on by itself when the device answers again",
-                device_word(*device),
-                fault_word(*fault)
-            ),
-        ),
-        Notice::BreakerReset => (Level::Info, "remapping goes on".into()),
-        Notice::Exhausted => (
-            Level::Error,
-            "no room is left for another bad block: copy what you need, and replace the disk".into(),
-        ),
-        Notice::Frozen { fault } => (
-            Level::Error,
-            format!(
-                "metadata cannot be written ({}): nothing moves until they can; check the spare",
-                fault_word(*fault)
-            ),
-        ),
-        Notice::Thawed => (Level::Info, "metadata can be written again".into()),
-        Notice::SpareJoined { spare } => (Level::Info, format!("spare {spare} is part of the volume")),
-        Notice::SpareLeft { spare } => {
-            (Level::Info, format!("spare {spare} has left the volume: nothing on it is needed"))
-        }
-        Notice::NotErased { fault } => (
-            Level::Warning,
-            format!(
-                "a superblock that is out of use could not be erased ({}): never give a spare that has left to this \
-                 volume again",
-                fault_word(*fault)
-            ),
-        ),
-        Notice::Checkpointed { generation, copies } => {
-            (Level::Info, format!("checkpoint: generation {generation} in {copies} of 5 copies"))
-        }
-    }
+    let mut text = String::new();
+    // A string takes all.
+    let _ = notice::write(&mut text, notice, block_sectors);
+    (level, text)
 }
 
 #[cfg(test)]
 mod tests {
     use remap_core::op::{DeviceId, Fault};
-    use remap_core::units::Slot;
+    use remap_core::units::{Block, Slot};
+    use remap_format::Cause;
 
     use super::*;
 

@@ -13,8 +13,8 @@ use remap_io::{Device, Direct, OpenOptions};
 use remap_runtime::AdoptError;
 
 use crate::exit::{self, Exit, refusal};
-use crate::status_json::fault_word;
 use crate::units::{format_size, parse_size};
+use remap_words::answer::fault_word;
 
 /// A spare as it is given: `PATH[@START[+LENGTH]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]

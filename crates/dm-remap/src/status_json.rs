@@ -3,9 +3,10 @@
 //! Invariant: fields are only ever added; a change of meaning takes a higher [`SCHEMA_VERSION`].
 
 use remap_core::engine::VolumeState;
-use remap_core::op::{DeviceId, Fault};
+use remap_core::op::DeviceId;
 use remap_nbd::ConnectionStatus;
 use remap_runtime::{LaneCounters, Pattern, Region, Status};
+use remap_words::answer::{DeviceWord, fault_word};
 use serde::{Deserialize, Serialize};
 
 /// Version of the fields below.
@@ -212,25 +213,7 @@ impl From<ConnectionStatus> for ClientReport {
 
 /// `main`, or `spareN`.
 pub(crate) fn device_word(device: DeviceId) -> String {
-    match device {
-        DeviceId::Main => "main".to_owned(),
-        DeviceId::Spare(n) => format!("spare{n}"),
-    }
-}
-
-/// The word for a fault in JSON and in the log.
-pub(crate) fn fault_word(fault: Fault) -> &'static str {
-    match fault {
-        Fault::Medium => "medium error",
-        Fault::Protection => "protection error",
-        Fault::Transport => "transport error",
-        Fault::Timeout => "no answer in time",
-        Fault::Gone => "device gone",
-        Fault::NoSpace => "no space",
-        Fault::Unsupported => "not supported",
-        Fault::NoMemory => "out of memory",
-        Fault::Unknown => "unspecified I/O error",
-    }
+    DeviceWord(device).to_string()
 }
 
 /// What the server knows beside the volume's own status.

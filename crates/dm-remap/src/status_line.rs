@@ -2,51 +2,67 @@
 //!
 //! Invariant: the words and their order are those of that module; what it counted wrongly is counted rightly here.
 
-use remap_core::engine::VolumeState;
+use remap_core::engine::{Counters, VolumeState};
+use remap_core::table::TableCounts;
 use remap_core::units::SECTOR_SIZE;
+use remap_words::figures::{Asked, Figures};
+use remap_words::status;
 
 use crate::status_json::StatusReport;
 
-/// Health as the module numbered it: 0 excellent, 1 good, 2 fair, 3 poor, 4 critical.
-pub(crate) fn health_code(report: &StatusReport) -> u8 {
-    match report.volume_state() {
-        Some(VolumeState::Healthy) => 0,
-        Some(VolumeState::Degraded) if report.table.lost_sectors == 0 => 1,
-        // A volume that is only looked at is as good as what its table says.
-        Some(VolumeState::Frozen) if report.read_only => {
-            if report.table.lost_sectors > 0 {
-                2
-            } else {
-                u8::from(report.table.entries > 0)
-            }
-        }
-        Some(VolumeState::Degraded) => 2,
-        Some(VolumeState::Exhausted) => 3,
-        Some(VolumeState::Frozen) | None => 4,
+/// The figures that the words of lines and answers are about.
+pub(crate) fn figures(report: &StatusReport) -> Figures {
+    let (table, events, requests) = (&report.table, &report.events, &report.requests);
+    Figures {
+        // A state that this program does not know is none that it would call good.
+        state: report.volume_state().unwrap_or(VolumeState::Frozen),
+        read_only: report.read_only,
+        suspended: report.suspended.is_some(),
+        sectors: report.size / SECTOR_SIZE,
+        block_size: report.block_size,
+        logical_block: report.main.logical_block,
+        counts: TableCounts {
+            entries: table.entries,
+            remapped_blocks: table.remapped_blocks,
+            pending_blocks: table.pending_blocks,
+            lost_sectors: table.lost_sectors,
+        },
+        slots: report.slots.total,
+        free_slots: report.slots.total.saturating_sub(report.slots.used),
+        max_remaps: report.max_remaps,
+        // The report adds up the errors of both lanes.
+        counters: Counters {
+            read_errors: events.read_errors,
+            write_errors: events.write_errors,
+            auto_remaps: events.auto_remaps,
+            manual_remaps: events.manual_remaps,
+            commits: report.metadata.commits,
+            checkpoints: report.metadata.checkpoints,
+            ..Counters::default()
+        },
+        asked: Asked {
+            reads: requests.reads,
+            writes: requests.writes,
+            fast: requests.fast,
+            slow: requests.slow,
+            remapped: requests.remapped,
+            failed_reads: requests.failed_reads,
+            failed_writes: requests.failed_writes,
+            ..Asked::default()
+        },
+        copies: u8::try_from(report.metadata.copies_in_step.iter().filter(|&&copy| copy).count())
+            .unwrap_or(5),
     }
-}
-
-/// Health in percent, for the messages that ask so.
-pub(crate) fn health_percent(report: &StatusReport) -> u8 {
-    100 - 20 * health_code(report)
 }
 
 /// `0 <sectors> remap v2.0 <remapped>/<max> <lost>/<max> <used>/<max> health=...`. Remapped and used count blocks, lost
 /// counts sectors, as far as the module's spare sectors and ours compare.
 pub(crate) fn line(report: &StatusReport) -> String {
-    let max = report.max_remaps.unwrap_or(report.slots.total).min(report.slots.total);
-    format!(
-        "0 {} remap v2.0 {}/{max} {}/{max} {}/{max} health={} errors=W{}:R{} auto_remaps={} manual_remaps={} scan=0%",
-        report.size / SECTOR_SIZE,
-        report.table.remapped_blocks,
-        report.table.lost_sectors,
-        report.slots.used,
-        health_code(report),
-        report.events.write_errors,
-        report.events.read_errors,
-        report.events.auto_remaps,
-        report.events.manual_remaps,
-    )
+    let figures = figures(report);
+    let mut line = format!("0 {} remap ", figures.sectors);
+    // A string takes all.
+    let _ = status::v2(&mut line, &figures);
+    line
 }
 
 #[cfg(test)]
@@ -72,6 +88,6 @@ mod tests {
             "0 204800 remap v2.0 2/10 3/10 2/10 health=2 errors=W0:R0 auto_remaps=2 manual_remaps=0 scan=0%"
         );
         report.state = "frozen".into();
-        assert_eq!(health_percent(&report), 20);
+        assert_eq!(figures(&report).health_percent(), 20);
     }
 }

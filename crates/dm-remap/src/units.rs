@@ -5,7 +5,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use remap_core::units::{Extent, SECTOR_SIZE, Sector};
+use remap_core::units::{Extent, SECTOR_SIZE};
+use remap_words::sectors::parse_sectors;
 
 const SIZE_FORMS: &str = "write bytes, or a number with K, M, G, T (or KiB, MiB, ...; KB, MB, ... for powers of 1000) \
                           or s for sectors of 512 bytes, such as 64M or 123s";
@@ -86,37 +87,6 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(refuse()),
     };
     number.checked_mul(factor_ms).filter(|ms| *ms > 0).map(Duration::from_millis).ok_or_else(refuse)
-}
-
-/// A sector number, decimal or hexadecimal (`0x...`).
-pub(crate) fn parse_sector(text: &str) -> Option<u64> {
-    let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
-    let (digits, radix) = hex.map_or((text, 10), |hex| (hex, 16));
-    // What takes numbers takes a sign too, and a sector has none.
-    u64::from_str_radix(digits, radix).ok().filter(|_| !digits.starts_with('+'))
-}
-
-/// Sectors of 512 bytes: `A`, `A-B` (both included) or `A+LENGTH`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sectors(pub(crate) Extent);
-
-impl FromStr for Sectors {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = |part: &str| parse_sector(part).ok_or_else(|| format!("invalid sector '{part}'"));
-        let extent = if let Some((start, len)) = text.split_once('+') {
-            Extent::new(Sector(number(start)?), number(len)?)
-        } else if let Some((first, last)) = text.split_once('-') {
-            let (first, last) = (number(first)?, number(last)?);
-            last.checked_add(1).and_then(|end| Extent::between(Sector(first), Sector(end)))
-        } else {
-            Extent::new(Sector(number(text)?), 1)
-        };
-        extent
-            .map(Self)
-            .ok_or_else(|| format!("invalid sectors '{text}': write FIRST-LAST or FIRST+COUNT, not empty"))
-    }
 }
 
 /// Bytes for people: `64.0 MiB`, exact below 1 KiB.

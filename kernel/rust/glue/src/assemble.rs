@@ -82,6 +82,8 @@ pub enum Refusal {
     NotEmpty(usize, ContentUuid),
     /// One that holds something of ours.
     InUse(usize, Occupant),
+    /// It holds bytes, from this offset on, where a volume has its superblocks.
+    NotBlank(usize, u64),
     /// A device cannot be written.
     ReadOnly(Option<usize>),
     /// The spare cannot be written in units as small as the main device's.
@@ -124,15 +126,31 @@ impl Display for Refusal {
                 write!(f, "spare {spare} holds no volume ({flaw}), and 'adopt never' forbids to make one")
             }
             Self::NotEmpty(spare, found) => {
-                write!(f, "spare {spare} holds something ({found}); give an empty one, or option 'adopt force' to overwrite it")
+                write!(
+                    f,
+                    "spare {spare} holds something ({found}); give an empty one, or option 'adopt force' to overwrite it"
+                )
             }
+            Self::NotBlank(spare, offset) => write!(
+                f,
+                "spare {spare} is not blank: there is something at byte {offset}, where a volume has its metadata; if it held one, see \
+                 'dm-remap metadata scan'; or use option 'adopt force' to overwrite it"
+            ),
             Self::InUse(spare, Occupant::Volume(name)) => {
-                write!(f, "spare {spare} belongs to volume '{name}'; release that first, or use option 'adopt force'")
+                write!(
+                    f,
+                    "spare {spare} belongs to volume '{name}'; release that first, or use option 'adopt force'"
+                )
             }
             Self::InUse(spare, Occupant::Other(why)) => {
-                write!(f, "spare {spare} is not blank: {why}; use 'dm-remap metadata repair', or option 'adopt force' to overwrite it")
+                write!(
+                    f,
+                    "spare {spare} is not blank: {why}; use 'dm-remap metadata repair', or option 'adopt force' to overwrite it"
+                )
             }
-            Self::ReadOnly(None) => f.write_str("the main device is read-only; 'dm-remap serve --read-only' reads it"),
+            Self::ReadOnly(None) => {
+                f.write_str("the main device is read-only; 'dm-remap serve --read-only' reads it")
+            }
             Self::ReadOnly(Some(spare)) => write!(f, "spare {spare} is read-only; a spare must be writable"),
             Self::LogicalBlock(spare, spare_block, main_block) => write!(
                 f,
@@ -140,7 +158,10 @@ impl Display for Refusal {
                  {main_block}-byte blocks"
             ),
             Self::BlockSize(found, least) => {
-                write!(f, "block size {found} does not work: it must be a power of two from {least} to 65536 bytes")
+                write!(
+                    f,
+                    "block size {found} does not work: it must be a power of two from {least} to 65536 bytes"
+                )
             }
             Self::OtherBlockSize(asked, has) => {
                 write!(f, "the volume has blocks of {has} bytes, not {asked}: leave the option out")
@@ -169,7 +190,10 @@ impl Display for Refusal {
                  the right one all the same, use option 'any_main')"
             ),
             Self::Features(bits) => {
-                write!(f, "the volume uses features {bits:#x} that this module does not know: a newer one is needed")
+                write!(
+                    f,
+                    "the volume uses features {bits:#x} that this module does not know: a newer one is needed"
+                )
             }
             Self::Write(spare, fault) => {
                 write!(f, "spare {spare} cannot be written ({}); check it and try again", fault_word(*fault))
@@ -200,7 +224,7 @@ impl Refusal {
             Self::Recovery(_) => 74,
             Self::Layout(_) | Self::MainTooSmall(..) => 28,
             Self::ReadOnly(_) => 30,
-            Self::InUse(..) | Self::NotEmpty(..) => 16,
+            Self::InUse(..) | Self::NotEmpty(..) | Self::NotBlank(..) => 16,
             Self::WrongMain(..) | Self::OtherSize(..) | Self::MainShrank(..) => 6,
             _ => 22,
         }
@@ -249,7 +273,11 @@ pub fn assemble(
     if rehearse {
         return Ok(None);
     }
-    let config = EngineConfig { policy: plan.line.policy, max_remaps: plan.line.max_remaps, ..EngineConfig::default() };
+    let config = EngineConfig {
+        policy: plan.line.policy,
+        max_remaps: plan.line.max_remaps,
+        ..EngineConfig::default()
+    };
     Ok(Some(Volume::start(recovered, config, plan.now)?))
 }
 
@@ -280,7 +308,8 @@ fn check(
     let flawed = recovered.copies.iter().filter(|copy| copy.flaw.is_some()).count();
     if flawed > 0 {
         // The log may be full; the copies are written anew all the same.
-        let _ = write!(say, "{flawed} of 5 metadata copies were damaged or out of date: all are written anew. ");
+        let _ =
+            write!(say, "{flawed} of 5 metadata copies were damaged or out of date: all are written anew. ");
     }
     if recovered.superblock.flags.has(SuperblockFlags::RELEASED) {
         recovered.superblock.flags = SuperblockFlags::default();
@@ -440,11 +469,30 @@ fn is_blank(devices: &mut dyn Devices, spare: usize, shape: DeviceShape) -> Resu
     match recover(&mut Reader(devices, spare), &[shape.bytes], true) {
         Err(RecoveryError::NoMetadata { flaw: Flaw::Damaged(DecodeError::Magic(_)), .. }) => {}
         Ok(found) => return Err(Refusal::InUse(spare, Occupant::Volume(found.superblock.name))),
-        Err(error @ (RecoveryError::Memory(_) | RecoveryError::Unreachable { .. })) => return Err(error.into()),
+        Err(error @ (RecoveryError::Memory(_) | RecoveryError::Unreachable { .. })) => {
+            return Err(error.into());
+        }
         Err(other) => return Err(Refusal::InUse(spare, Occupant::Other(other))),
     }
     let (found, _) = identify(devices, Some(spare), shape)?;
-    if found.is_empty() { Ok(()) } else { Err(Refusal::NotEmpty(spare, found)) }
+    if !found.is_empty() {
+        return Err(Refusal::NotEmpty(spare, found));
+    }
+    // Whoever assembles a volume says the same words as who adopts a spare: what could be the ruins of a volume is not taken for blank.
+    let mut page = Vec::new();
+    page.try_reserve_exact(PAGE_SIZE).map_err(|_| NoMemory)?;
+    page.resize(PAGE_SIZE, 0);
+    let fits = |at: &u64| at + PAGE_SIZE as u64 <= shape.bytes;
+    let pages = layout::search_places(shape.bytes).into_iter().flat_map(|at| [at, at + PAGE_SIZE as u64]);
+    for at in pages.filter(fits) {
+        devices
+            .read(Some(spare), at, &mut page)
+            .map_err(|fault| RecoveryError::Unreachable { spare, fault })?;
+        if page.iter().any(|&byte| byte != 0) {
+            return Err(Refusal::NotBlank(spare, at));
+        }
+    }
+    Ok(())
 }
 
 /// Makes sure that no superblock of an earlier life is found on the spares.

@@ -148,7 +148,8 @@ impl Guest {
                                 self.requests.get_mut(&id).unwrap()[from..from + len].copy_from_slice(&bytes);
                             }
                             Source::Bounce(index, _) => {
-                                disks.bounces.get_mut(&index).unwrap()[from..from + len].copy_from_slice(&bytes);
+                                disks.bounces.get_mut(&index).unwrap()[from..from + len]
+                                    .copy_from_slice(&bytes);
                             }
                             _ => panic!("a read needs a buffer"),
                         }
@@ -167,7 +168,13 @@ impl Guest {
         }
     }
 
-    fn ask(&mut self, disks: &mut Disks, kind: RequestKind, start: u64, bytes: Vec<u8>) -> (Result<(), Fault>, Vec<u8>) {
+    fn ask(
+        &mut self,
+        disks: &mut Disks,
+        kind: RequestKind,
+        start: u64,
+        bytes: Vec<u8>,
+    ) -> (Result<(), Fault>, Vec<u8>) {
         let (id, now) = (self.ended.len() as u64 + 100, self.now);
         let extent = Extent::new(Sector(start), bytes.len() as u64 / 512).unwrap();
         self.requests.insert(id, bytes);
@@ -217,8 +224,17 @@ fn what_is_refused_says_why() {
     assert!(refusal(&mut disks, "m s 2 block_size 65536").is_empty());
     disks.spare[1024 + 0x38..][..2].copy_from_slice(b"\x53\xef");
     disks.spare[1024 + 0x68..][..16].fill(5);
-    assert!(refusal(&mut disks, "m s").starts_with("16 spare 0 holds something (ext:05"), "{}", refusal(&mut disks, "m s"));
+    assert!(
+        refusal(&mut disks, "m s").starts_with("16 spare 0 holds something (ext:05"),
+        "{}",
+        refusal(&mut disks, "m s")
+    );
     assert!(refusal(&mut disks, "m s 2 adopt force").is_empty());
+    let mut disks = Disks::blank();
+    disks.spare[4 << 18] = 1;
+    assert!(
+        refusal(&mut disks, "m s").starts_with("16 spare 0 is not blank: there is something at byte 1048576")
+    );
     let mut disks = Disks::blank();
     disks.spare.truncate(8192);
     assert!(refusal(&mut disks, "m s").starts_with("28 spare 0 has 8192 bytes"));
@@ -235,7 +251,11 @@ fn what_is_refused_says_why() {
         disks.spare[at + 100..at + 200].fill(0xee);
         disks.spare[at + 4196..at + 4296].fill(0xee);
     }
-    assert!(refusal(&mut disks, "m s").starts_with("74 no dm-remap metadata"), "{}", refusal(&mut disks, "m s"));
+    assert!(
+        refusal(&mut disks, "m s").starts_with("74 no dm-remap metadata"),
+        "{}",
+        refusal(&mut disks, "m s")
+    );
 }
 
 #[test]
@@ -277,7 +297,11 @@ fn bad_sectors_are_remapped_and_lost_ones_stay_errors() {
     let (result, read) = guest.ask(&mut disks, RequestKind::Read, 76, vec![0; 16 * 512]);
     assert_eq!((result, read == bytes), (Ok(()), true));
     disks.bad.clear();
-    assert_eq!(guest.ask(&mut disks, RequestKind::Read, 161, vec![0; 512]).0, Err(Fault::Medium), "lost stays lost");
+    assert_eq!(
+        guest.ask(&mut disks, RequestKind::Read, 161, vec![0; 512]).0,
+        Err(Fault::Medium),
+        "lost stays lost"
+    );
     assert_eq!(guest.ask(&mut disks, RequestKind::Write { fua: false }, 161, vec![3; 512]).0, Ok(()));
     assert_eq!(guest.ask(&mut disks, RequestKind::Read, 161, vec![0; 512]), (Ok(()), vec![3; 512]));
 }

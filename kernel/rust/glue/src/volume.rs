@@ -183,7 +183,13 @@ impl Volume {
     ///
     /// # Errors
     /// [`SubmitError`]; it was not taken.
-    pub fn submit(&mut self, now: Now, id: u64, kind: RequestKind, extent: Extent) -> Result<(), SubmitError> {
+    pub fn submit(
+        &mut self,
+        now: Now,
+        id: u64,
+        kind: RequestKind,
+        extent: Extent,
+    ) -> Result<(), SubmitError> {
         self.engine.submit(now, Request { id: RequestId(id), kind, extent })
     }
 
@@ -260,7 +266,10 @@ impl Volume {
         let routine = matches!(news, Notice::Live | Notice::Checkpointed { .. });
         let level = notice::level(news);
         let tell = level != Level::Info
-            || matches!(news, Notice::BreakerReset | Notice::Thawed | Notice::Healed { .. } | Notice::Cleared { .. });
+            || matches!(
+                news,
+                Notice::BreakerReset | Notice::Thawed | Notice::Healed { .. } | Notice::Cleared { .. }
+            );
         Told::News { level: (!routine).then_some(level), tell }
     }
 

@@ -80,7 +80,8 @@ fn to_c(line: &TableLine) -> DmrTable {
 
 fn from_c(c: &DmrTable) -> TableLine {
     let places = c.start.iter().zip(&c.sectors).zip(&c.spare).take(c.spares as usize);
-    let spare = |((&start, &sectors), &word): ((&u64, &u64), &u32)| SpareWord { word: word as usize, start, sectors };
+    let spare =
+        |((&start, &sectors), &word): ((&u64, &u64), &u32)| SpareWord { word: word as usize, start, sectors };
     TableLine {
         spares: places.map(spare).collect(),
         block_size: Some(c.block_size).filter(|&bytes| bytes != 0),
@@ -119,11 +120,7 @@ impl Devices for Shim<'_> {
 }
 
 fn shape(device: &DmrDevice) -> DeviceShape {
-    DeviceShape {
-        bytes: device.bytes,
-        logical_block: device.logical_block,
-        read_only: device.read_only != 0,
-    }
+    DeviceShape { bytes: device.bytes, logical_block: device.logical_block, read_only: device.read_only != 0 }
 }
 
 #[unsafe(no_mangle)]

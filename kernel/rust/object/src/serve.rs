@@ -3,7 +3,6 @@
 //!
 //! Invariant: see the crate. [`dmr_map`] and [`dmr_blames_medium`] may run in any context.
 
-
 use remap_core::op::{Fault, OpId, RequestKind};
 use remap_core::units::{Extent, Sector};
 use remap_glue::lookup::{Asked, Lane, Lookup};
@@ -70,7 +69,11 @@ pub unsafe extern "C" fn dmr_submit(
         FLUSH => RequestKind::Flush,
         _ => RequestKind::Read,
     };
-    let extent = if kind == RequestKind::Flush { Extent::new(Sector(0), 1) } else { Extent::new(Sector(sector), sectors) };
+    let extent = if kind == RequestKind::Flush {
+        Extent::new(Sector(0), 1)
+    } else {
+        Extent::new(Sector(sector), sectors)
+    };
     let Some(extent) = extent else { return -EINVAL };
     match volume.submit(now.into(), cookie, kind, extent) {
         Ok(()) => 0,
