@@ -13,7 +13,7 @@ $DD if=/tmp/all of=$D bs=64k oflag=direct conv=notrunc 2>/dev/null
 get $D 2001 1 /tmp/b
 ok "sectors 1000 to 1007 moved" says "sector 1003 -> spare" r verify 1003
 ok "remove" dmsetup remove r
-ok "user space finds the metadata good" dm-remap metadata check $spare
+ok "user space finds the metadata good" dm-remap metadata check --spare $spare
 mkdir -p /run/dm-remap
 dm-remap serve $M --spare $spare --unix /tmp/r.nbd >/tmp/serve.log 2>&1 &
 server=$!
@@ -42,7 +42,7 @@ ok "the others can" cmp /tmp/b /tmp/c
 ok "it is overwritten" put /tmp/u $D 64
 ok "nothing is lost any more" sh -c "dmsetup status r | grep -q ' 0/[0-9]* 0/'"
 ok "remove" dmsetup remove r
-ok "user space finds the metadata good" dm-remap metadata check /dev/ram3
+ok "user space finds the metadata good" dm-remap metadata check --spare /dev/ram3
 ok "another main device is refused" refused dmsetup create r --table "0 $S dm-remap /dev/ram0 /dev/ram3 2 adopt never"
 dmsetup remove r 2>/dev/null
 dmsetup remove flawed

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::tally::Tally;
-use crate::{fuzz, layers, memcheck, run, tidy};
+use crate::{fuzz, kernel, layers, memcheck, run, tidy};
 
 /// Integration tests with real clients are named so.
 const CLIENTS: &str = "clients_";
@@ -47,6 +47,11 @@ const LANES: &[Lane] = &[
     Lane { name: "no-std", about: "the pure crates without std", run: no_std },
     Lane { name: "tests", about: "unit and integration tests", run: |stage| stage.tests(Which::Plain) },
     Lane { name: "doc-tests", about: "examples in the documentation", run: doc_tests },
+    Lane {
+        name: "kernel",
+        about: "the kernel module for 6.1 and 6.12, its Rust side and its gates",
+        run: kernel_module,
+    },
     Lane { name: "models", about: "lock-free code under loom and shuttle", run: models },
     Lane { name: "canaries", about: "the simulator finds broken cores", run: canaries },
     Lane { name: "simulator", about: "a fixed set of seeds", run: simulator },
@@ -272,6 +277,27 @@ fn no_std(stage: &Stage<'_>) -> Result<Verdict> {
     }
     let pure = ["-p", "remap-format", "-p", "remap-content", "-p", "remap-core", "-p", "remap-words"];
     stage.cargo(10, &[&["check"], &pure[..], &["--locked", "--target", TARGET]].concat())
+}
+
+/// What runs in a kernel is tested here, then built for one, looked at, and linked by the kernels' own builds without a warning.
+fn kernel_module(stage: &Stage<'_>) -> Result<Verdict> {
+    let manifest = ["--manifest-path", "kernel/rust/Cargo.toml"];
+    let glue = [&manifest[..], &["--package", "remap-glue", "--locked"]].concat();
+    let steps = [
+        [&["fmt", "--all", "--check"], &manifest[..]].concat(),
+        [&["clippy", "--all-targets"], &glue[..], &["--", "-D", "warnings"]].concat(),
+    ];
+    for step in steps {
+        let verdict = stage.cargo(10, &step)?;
+        if !verdict.good {
+            return Ok(verdict);
+        }
+    }
+    let mut verdict = stage.cargo(10, &[&["test"], &glue[..]].concat())?;
+    if verdict.good {
+        verdict.good = kernel::build(stage.root, &["6.1".to_owned(), "6.12".to_owned()], false)?;
+    }
+    Ok(verdict)
 }
 
 fn doc_tests(stage: &Stage<'_>) -> Result<Verdict> {

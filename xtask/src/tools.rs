@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 /// Program and package.
-const TOOLS: [(&str, &str); 23] = [
+const TOOLS: [(&str, &str); 26] = [
     ("nbdinfo", "libnbd-bin"),
     ("nbdcopy", "libnbd-bin"),
     ("nbdfuse", "nbdfuse"),
@@ -33,6 +33,9 @@ const TOOLS: [(&str, &str); 23] = [
     ("timeout", "coreutils"),
     ("blkid", "util-linux"),
     ("valgrind", "valgrind"),
+    ("gcc-12", "gcc-12"),
+    ("make", "make"),
+    ("objdump", "binutils"),
 ];
 
 /// Python's binding of libnbd is looked for by importing it.

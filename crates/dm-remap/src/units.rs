@@ -2,11 +2,9 @@
 //!
 //! Invariant: a size is in bytes, a sector is 512 bytes; what does not fit 64 bits is refused, never wrapped.
 
-use std::str::FromStr;
 use std::time::Duration;
 
-use remap_core::units::{Extent, SECTOR_SIZE};
-use remap_words::sectors::parse_sectors;
+use remap_core::units::SECTOR_SIZE;
 
 const SIZE_FORMS: &str = "write bytes, or a number with K, M, G, T (or KiB, MiB, ...; KB, MB, ... for powers of 1000) \
                           or s for sectors of 512 bytes, such as 64M or 123s";
@@ -167,31 +165,6 @@ mod tests {
         for bad in ["256", "3K", "128K", "0"] {
             assert!(parse_block_size(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn sectors_and_ranges() {
-        let range = |text: &str| text.parse::<Sectors>().map(|s| (s.0.start().0, s.0.sectors()));
-        assert_eq!(range("7"), Ok((7, 1)));
-        assert_eq!(range("0x10-0x1f"), Ok((16, 16)));
-        assert_eq!(range("100+8"), Ok((100, 8)));
-        for bad in [
-            "",
-            "-",
-            "9-8",
-            "1+0",
-            "abc",
-            "+5",
-            "5-",
-            "18446744073709551615",
-            "0-18446744073709551615",
-            "1--2",
-            "0x+5",
-            "5-0x+7",
-        ] {
-            assert!(range(bad).is_err(), "{bad}");
-        }
-        assert_eq!(range("abc"), Err("invalid sector 'abc'".into()));
     }
 
     #[test]

@@ -193,6 +193,7 @@ fn hyphenate(kind: &str, bytes: &[u8; 16]) -> Option<ContentUuid> {
     Some(out)
 }
 
+#[allow(clippy::indexing_slicing, clippy::unwrap_used)]
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -66,4 +66,30 @@ mod tests {
             assert_eq!(run(text), Err(SectorError::Run(text).to_string()));
         }
     }
+
+    #[test]
+    fn sectors_and_ranges() {
+        let range =
+            |text: &str| parse_sectors(text).map(|e| (e.start().0, e.sectors())).map_err(|e| e.to_string());
+        assert_eq!(range("7"), Ok((7, 1)));
+        assert_eq!(range("0x10-0x1f"), Ok((16, 16)));
+        assert_eq!(range("100+8"), Ok((100, 8)));
+        for bad in [
+            "",
+            "-",
+            "9-8",
+            "1+0",
+            "abc",
+            "+5",
+            "5-",
+            "18446744073709551615",
+            "0-18446744073709551615",
+            "1--2",
+            "0x+5",
+            "5-0x+7",
+        ] {
+            assert!(range(bad).is_err(), "{bad}");
+        }
+        assert_eq!(range("abc"), Err("invalid sector 'abc'".into()));
+    }
 }

@@ -46,21 +46,36 @@ pub(crate) struct Places<'a> {
     pub(crate) target: PathBuf,
 }
 
+impl<'a> Places<'a> {
+    fn of(root: &'a Path) -> Self {
+        Self { root, target: root.join("target/kernel") }
+    }
+}
+
 /// Does the chore; `false` when a gate did not let something pass.
 ///
 /// # Errors
 /// Something could not be fetched or built.
 pub(crate) fn run(root: &Path, args: &KernelArgs) -> Result<bool> {
-    let places = Places { root, target: root.join("target/kernel") };
-    let (kernels, note) = match &args.chore {
-        KernelChore::Object => return check(&places, false).map(|object| object.is_some()),
-        KernelChore::Build { kernels, note_panics } => (kernels.clone(), *note_panics),
-    };
-    let Some(object) = check(&places, note)? else { return Ok(false) };
-    let kernels = if kernels.is_empty() { vec![headers::running()?] } else { kernels };
+    match &args.chore {
+        KernelChore::Object => check(&Places::of(root), false).map(|object| object.is_some()),
+        KernelChore::Build { kernels, note_panics } if kernels.is_empty() => {
+            build(root, &[headers::running()?], *note_panics)
+        }
+        KernelChore::Build { kernels, note_panics } => build(root, kernels, *note_panics),
+    }
+}
+
+/// Builds the module for each of these kernels; `false` when a gate did not let something pass.
+///
+/// # Errors
+/// Something could not be fetched or built.
+pub(crate) fn build(root: &Path, kernels: &[String], note_panics: bool) -> Result<bool> {
+    let places = Places::of(root);
+    let Some(object) = check(&places, note_panics)? else { return Ok(false) };
     let mut good = true;
     for kernel in kernels {
-        let headers = headers::of(&places, &kernel)?;
+        let headers = headers::of(&places, kernel)?;
         good &= module::build(&places, &headers, &object)?;
     }
     Ok(good)
