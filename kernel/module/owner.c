@@ -273,6 +273,12 @@ int dmr_serve(struct dmr *c)
 		if (c->text[0])
 			DMINFO("%s: %s", dm_table_device_name(c->ti->table), c->text);
 		dmr_describe(c, &shape);
+		if (shape.logical_block > bdev_logical_block_size(c->main->bdev)) {
+			DMERR("%s: the volume has logical blocks of %u bytes, its main device now has smaller ones; use 'dm-remap serve'",
+			      dm_table_device_name(c->ti->table), shape.logical_block);
+			dmr_end(c);
+			return -EINVAL;
+		}
 		c->view = dmr_view(c->volume);
 	}
 	mutex_lock(&c->owner);

@@ -33,6 +33,9 @@ ok "remove" dmsetup remove r
 
 # The other way: a volume that user space made, with sectors that are known to be lost.
 $DD if=/tmp/all of=/dev/ram2 bs=64k oflag=direct conv=notrunc 2>/dev/null
+# Something to know it by: the signature of a partition table.
+printf '\252\273\314\335' | $DD of=/dev/ram2 bs=1 seek=440 conv=notrunc,fsync 2>/dev/null
+printf '\125\252' | $DD of=/dev/ram2 bs=1 seek=510 conv=notrunc,fsync 2>/dev/null
 printf '# mapfile\n0x0 + 1\n0x0 0x8000 +\n0x8000 0x200 -\n0x8200 0x1ff7e00 +\n' | sed 2s/.*/'0x0 + 1'/ >/tmp/map
 ok "user space adopts" dm-remap adopt /dev/ram2 --spare /dev/ram3 --map /tmp/map
 ok "the kernel serves it" dmsetup create r --table "0 $S dm-remap /dev/ram2 /dev/ram3"
@@ -44,6 +47,6 @@ ok "nothing is lost any more" sh -c "dmsetup status r | grep -q ' 0/[0-9]* 0/'"
 ok "remove" dmsetup remove r
 ok "user space finds the metadata good" dm-remap metadata check --spare /dev/ram3
 ok "another main device is refused" refused dmsetup create r --table "0 $S dm-remap /dev/ram0 /dev/ram3 2 adopt never"
-dmsetup remove r 2>/dev/null
+ok "and the log says why" sh -c "dmesg | tail -5 | grep -q 'not the main device of volume'"
 dmsetup remove flawed
 finish

@@ -100,7 +100,9 @@ fn source(place: &str, text: &str, findings: &mut Vec<String>) {
     if count > LINES_MAX {
         findings.push(format!("tidy: {place}: {count} lines; split it (at most {LINES_MAX})"));
     }
-    let first = text.lines().find(|line| !line.trim().is_empty() && !line.starts_with("#!["));
+    let before =
+        |line: &str| line.trim().is_empty() || line.starts_with("#![") || line.starts_with("// SPDX-");
+    let first = text.lines().find(|line| !before(line));
     let tests = place.ends_with("/tests.rs");
     if !tests && !first.is_some_and(|line| line.starts_with("//!")) {
         findings.push(format!("tidy: {place}: a module opens with what it is and its invariant (`//!`)"));
@@ -190,7 +192,7 @@ mod tests {
     #[test]
     fn modules_open_with_their_purpose_and_stay_short() {
         assert_eq!(in_source("fn slots() {}\n"), 1);
-        assert_eq!(in_source("#![allow(dead_code)]\n//! A.\n"), 0);
+        assert_eq!(in_source("// SPDX-License-Identifier: GPL-2.0\n#![allow(dead_code)]\n//! A.\n"), 0);
         assert_eq!(in_source(&format!("//! A.\n{}", "\n".repeat(LINES_MAX))), 1);
     }
 

@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn figures_are_told_since_they_were_cleared() {
-        let mut f = crate::status::tests::figures();
+        let mut f = Figures::sample();
         f.asked = Asked {
             reads: 10,
             writes: 6,

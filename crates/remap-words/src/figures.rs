@@ -119,3 +119,25 @@ impl Figures {
         self.counts.remapped_blocks.saturating_mul(u64::from(self.block_size / 512))
     }
 }
+
+#[cfg(test)]
+impl Figures {
+    /// A volume that was never in trouble.
+    pub(crate) fn sample() -> Self {
+        Self {
+            state: VolumeState::Healthy,
+            read_only: false,
+            suspended: false,
+            sectors: 204_800,
+            block_size: 4096,
+            logical_block: 512,
+            counts: TableCounts::default(),
+            slots: 1000,
+            free_slots: 1000,
+            max_remaps: None,
+            counters: Counters::default(),
+            asked: Asked::default(),
+            copies: 5,
+        }
+    }
+}

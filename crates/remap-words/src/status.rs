@@ -62,31 +62,13 @@ pub fn v4(out: &mut dyn Write, f: &Figures, main: &str, spare: &str) -> fmt::Res
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use remap_core::engine::{Counters, VolumeState};
+    use remap_core::engine::VolumeState;
     use remap_core::table::TableCounts;
     use std::string::String;
 
     use crate::figures::Asked;
-
-    pub(crate) fn figures() -> Figures {
-        Figures {
-            state: VolumeState::Healthy,
-            read_only: false,
-            suspended: false,
-            sectors: 204_800,
-            block_size: 4096,
-            logical_block: 512,
-            counts: TableCounts::default(),
-            slots: 1000,
-            free_slots: 1000,
-            max_remaps: None,
-            counters: Counters::default(),
-            asked: Asked::default(),
-            copies: 5,
-        }
-    }
 
     fn lines(f: &Figures) -> (String, String) {
         let (mut two, mut four) = (String::new(), String::new());
@@ -96,7 +78,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_lines_have_the_modules_words() {
-        let mut f = figures();
+        let mut f = Figures::sample();
         let (two, four) = lines(&f);
         assert_eq!(
             two,

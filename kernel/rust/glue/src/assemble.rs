@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
+#![allow(clippy::result_large_err, reason = "a refusal is told once, and memory for it could be refused too")]
 //! From devices to a volume in service, or to a refusal that says why and what would do.
 //!
 //! Invariant: everything that can be refused is refused before anything is written; the main device is only read. What is on a spare is

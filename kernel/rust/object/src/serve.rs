@@ -114,6 +114,7 @@ pub unsafe extern "C" fn dmr_poll_op(volume: &mut Volume, now: DmrNow, out: &mut
         Source::Bounce(index, offset) => (2, u64::from(index), u64::from(offset)),
         Source::Lent => (3, 0, 0),
     };
+    let flags = if fua { FUA } else { 0 } | if unmap { UNMAP } else { 0 };
     let bytes = if source == 3 { volume.lent(work.id).as_ptr() } else { core::ptr::null() };
     *out = DmrOp {
         id: work.id.0,
@@ -124,7 +125,7 @@ pub unsafe extern "C" fn dmr_poll_op(volume: &mut Volume, now: DmrNow, out: &mut
         bytes,
         device: device_number(work.device),
         kind,
-        flags: u32::from(fua) * FUA | u32::from(unmap) * UNMAP,
+        flags,
         source,
     };
     true

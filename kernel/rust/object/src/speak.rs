@@ -14,7 +14,6 @@ use crate::abi::{DmrLanes, DmrNow};
 use crate::{room, words};
 
 #[unsafe(no_mangle)]
-#[expect(clippy::too_many_arguments, reason = "C has no other way")]
 pub unsafe extern "C" fn dmr_message(
     volume: &mut Volume,
     now: DmrNow,
