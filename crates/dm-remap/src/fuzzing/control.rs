@@ -8,13 +8,13 @@ use remap_core::recovery::Recovered;
 use remap_core::units::Extent;
 use remap_format::{Entry, EntryState};
 use remap_runtime::{OpenOptions, Volume, examine};
+use remap_words::sectors::parse_sectors;
 
 use crate::control::{Answer, converse};
 use crate::message;
 use crate::metadata::dump::Dump;
 use crate::open::{Access, Opener, SpareArg};
 use crate::serve::Service;
-use crate::units::Sectors;
 use crate::wire::{self, Ask, Reply, WireEntry};
 
 /// A line, read by the server and by the client: what is understood is said again in the same words.
@@ -150,7 +150,7 @@ impl Served {
         assert_eq!(ok, !failed.iter().any(|word| reply.starts_with(word)), "{text:?}: {reply:?}");
         let after = self.entries();
         let remapped: Option<Extent> = match words.as_slice() {
-            [_, sectors] if command == "remap" && ok => sectors.parse().ok().map(|Sectors(extent)| extent),
+            [_, sectors] if command == "remap" && ok => parse_sectors(sectors).ok(),
             _ => None,
         };
         if let Some(extent) = remapped {

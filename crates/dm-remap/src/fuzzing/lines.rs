@@ -8,7 +8,8 @@ use crate::cli::{DrillArg, Moment, Statuses, parse_name};
 use crate::dmsetup::{self, DeviceName};
 use crate::map::pieces::{Piece, Place, pieces};
 use crate::open::SpareArg;
-use crate::units::{Sectors, format_size, parse_block_size, parse_duration, parse_sector, parse_size};
+use crate::units::{format_size, parse_block_size, parse_duration, parse_size};
+use remap_words::sectors::{parse_sector, parse_sectors};
 
 /// A value of an option, read as each kind of value: what is accepted lies in its range, and means the same when it is
 /// written again.
@@ -50,14 +51,12 @@ fn numbers(text: &str) {
         assert!(!duration.is_zero());
     }
     if let Some(sector) = parse_sector(text) {
-        let only = text
-            .parse()
-            .is_ok_and(|Sectors(extent)| extent.start() == Sector(sector) && extent.sectors() == 1);
+        let only = parse_sectors(text).is_ok_and(|e| e.start() == Sector(sector) && e.sectors() == 1);
         assert!(only || sector == u64::MAX, "{text:?} is sector {sector}, and as a range something else");
     }
-    if let Ok(Sectors(extent)) = text.parse() {
+    if let Ok(extent) = parse_sectors(text) {
         let again = format!("{}+{}", extent.start().0, extent.sectors());
-        assert_eq!(again.parse(), Ok(Sectors(extent)));
+        assert_eq!(parse_sectors(&again), Ok(extent));
     }
 }
 
