@@ -178,8 +178,16 @@ fn bench(args: &BenchArgs) -> anyhow::Result<bool> {
         product: &product,
         stop: &stop,
     };
+    // What was measured is not lost with what could not be.
+    let mut failed = false;
     for group in &choice.groups {
-        results.groups.extend(groups::measure(group, &common)?);
+        match groups::measure(group, &common) {
+            Ok(measured) => results.groups.extend(measured),
+            Err(error) => {
+                eprintln!("remap-bench: {error:#}");
+                failed = true;
+            }
+        }
     }
     results.machine.load_after = proc::load();
     print!("{}", report::text(&results));
@@ -190,7 +198,7 @@ fn bench(args: &BenchArgs) -> anyhow::Result<bool> {
     if let Some(folder) = &args.plots {
         plots::write(&results, folder)?;
     }
-    Ok(baseline.is_none_or(|before| not_worse(&before, &results)))
+    Ok(baseline.is_none_or(|before| not_worse(&before, &results)) && !failed)
 }
 
 fn baseline(path: &Path) -> anyhow::Result<Results> {
