@@ -127,6 +127,13 @@ impl Engine {
         Ok(superblock)
     }
 
+    /// What is in use now, as a copy's own.
+    fn superblock_of(&self, copy: u8) -> Result<Superblock, NoMemory> {
+        let mut superblock = self.superblock()?;
+        (superblock.role, superblock.spare_index) = (CopyRole::Copy(copy), self.commit.place(copy).spare);
+        Ok(superblock)
+    }
+
     /// A page that says which spare it is on.
     pub(super) fn label_page(&self, spare: u8) -> Result<Vec<u8>, NoMemory> {
         let mut bytes = memory::zeroes(PAGE_SIZE)?;
@@ -201,9 +208,7 @@ impl Engine {
                 continue;
             }
             lifted = true;
-            let page = self.superblock().and_then(|mut superblock| {
-                superblock.role = CopyRole::Copy(copy);
-                superblock.spare_index = self.commit.place(copy).spare;
+            let page = self.superblock_of(copy).and_then(|mut superblock| {
                 superblock.area = 1 - self.commit.idle_area(copy);
                 one_page(&superblock)
             });
@@ -250,10 +255,8 @@ impl Engine {
     }
 
     fn fence(&self, copy: u8) -> Result<Vec<u8>, NoMemory> {
-        let mut superblock = self.superblock()?;
+        let mut superblock = self.superblock_of(copy)?;
         superblock.flags = SuperblockFlags(superblock.flags.0 | SuperblockFlags::FENCED.0);
-        superblock.role = CopyRole::Copy(copy);
-        superblock.spare_index = self.commit.place(copy).spare;
         one_page(&superblock)
     }
 

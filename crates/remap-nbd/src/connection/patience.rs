@@ -50,10 +50,13 @@ impl Patience {
 
     fn look_on(&mut self, mut ready: impl FnMut() -> bool) -> bool {
         let begun = Instant::now();
-        while begun.elapsed() < self.limit {
+        loop {
             if ready() {
                 self.misses = 0;
                 return true;
+            }
+            if begun.elapsed() >= self.limit {
+                break;
             }
             // Whoever else wants this processor goes first: it may be the client.
             sched_yield();
