@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::tally::Tally;
-use crate::{fuzz, kernel, layers, memcheck, run, tidy};
+use crate::{fuzz, kernel, layers, memcheck, run, tidy, vm};
 
 /// Integration tests with real clients are named so.
 const CLIENTS: &str = "clients_";
@@ -51,6 +51,11 @@ const LANES: &[Lane] = &[
         name: "kernel",
         about: "the kernel module for 6.1 and 6.12, its Rust side and its gates",
         run: kernel_module,
+    },
+    Lane {
+        name: "vm",
+        about: "guests under User-mode Linux, 6.1 and 6.12: the target, the server, disks with medium errors, power cuts",
+        run: guests,
     },
     Lane { name: "models", about: "lock-free code under loom and shuttle", run: models },
     Lane { name: "canaries", about: "the simulator finds broken cores", run: canaries },
@@ -298,6 +303,12 @@ fn kernel_module(stage: &Stage<'_>) -> Result<Verdict> {
         verdict.good = kernel::build(stage.root, &["6.1".to_owned(), "6.12".to_owned()], false)?;
     }
     Ok(verdict)
+}
+
+/// The suite of guests builds the module once more, which takes seconds when the lane before did.
+fn guests(stage: &Stage<'_>) -> Result<Verdict> {
+    let tally = vm::test(stage.root, &vm::TestArgs::lane())?;
+    Ok(Verdict { good: tally.failed == 0, note: format!("{} checks", tally.passed + tally.failed), tally })
 }
 
 fn doc_tests(stage: &Stage<'_>) -> Result<Verdict> {

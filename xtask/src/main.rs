@@ -10,10 +10,12 @@ mod kernel;
 mod lanes;
 mod layers;
 mod memcheck;
+mod packages;
 mod run;
 mod tally;
 mod tidy;
 mod tools;
+mod vm;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -42,6 +44,8 @@ enum Chore {
     Fuzz(fuzz::FuzzArgs),
     /// Build the kernel module; see docs/kernel.md
     Kernel(kernel::KernelArgs),
+    /// Run scripts in guests under kernels of their own; see docs/vm.md
+    Vm(vm::VmArgs),
     /// Measure dm-remap against what a user would pick instead; `cargo xtask bench --help` lists the options
     #[command(disable_help_flag = true)]
     Bench {
@@ -63,8 +67,7 @@ enum Chore {
 
 fn main() -> ExitCode {
     match work(&Cli::parse().chore) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
@@ -72,27 +75,29 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does the chore; `false` when it found something wrong.
-fn work(chore: &Chore) -> Result<bool> {
+/// Does the chore; it fails when it found something wrong.
+fn work(chore: &Chore) -> Result<ExitCode> {
     let root = root();
-    match chore {
+    let good = match chore {
         Chore::Test => {
             tools::provide()?;
-            lanes::run(&root, &[])
+            lanes::run(&root, &[])?
         }
-        Chore::Ci { only } => lanes::run(&root, only),
-        Chore::Fuzz(args) => fuzz::run(&root, args).map(|(good, _)| good),
-        Chore::Kernel(args) => kernel::run(&root, args),
-        Chore::Bench { args } => bench::run(&root, args),
-        Chore::Coverage => coverage::run(&root),
+        Chore::Ci { only } => lanes::run(&root, only)?,
+        Chore::Fuzz(args) => fuzz::run(&root, args)?.0,
+        Chore::Kernel(args) => kernel::run(&root, args)?,
+        Chore::Vm(args) => return vm::run(&root, args),
+        Chore::Bench { args } => bench::run(&root, args)?,
+        Chore::Coverage => coverage::run(&root)?,
         Chore::Lanes => {
             lanes::list();
-            Ok(true)
+            true
         }
-        Chore::Tools => tools::provide(),
-        Chore::Tidy => Ok(report(&tidy::check(&root)?)),
-        Chore::Layers => Ok(report(&layers::check(&root)?)),
-    }
+        Chore::Tools => tools::provide()?,
+        Chore::Tidy => report(&tidy::check(&root)?),
+        Chore::Layers => report(&layers::check(&root)?),
+    };
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Prints the findings; true when there are none.

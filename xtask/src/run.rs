@@ -4,13 +4,14 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::tally::{Reader, Tally};
 
@@ -45,6 +46,38 @@ pub(crate) fn limited(root: &Path, limit: Duration, program: &str, args: &[&str]
     command
 }
 
+/// The same command with all its children, ended after so many seconds, or when the thread that starts it ends.
+pub(crate) fn in_time(seconds: u64, command: &Command) -> Command {
+    let mut limited = Command::new("setpriv");
+    // `timeout` makes a process group of its own, which a key that ends this process does not reach.
+    limited.args(["--pdeathsig", "TERM", "timeout", "--kill-after=5"]).arg(seconds.to_string());
+    limited.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited
+}
+
+/// Did a command with a limit meet it? (`timeout` is among those that it kills in the end.)
+pub(crate) fn ran_out(status: ExitStatus) -> bool {
+    matches!(status.code(), Some(124 | 137)) || status.signal() == Some(9)
+}
+
+/// What a command prints; an error if it fails.
+///
+/// # Errors
+/// It does not start, or does not end well.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let done = command.output().with_context(|| format!("{command:?} does not start"))?;
+    if !done.status.success() {
+        bail!("{command:?}: {}: {}", done.status, String::from_utf8_lossy(&done.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
 /// Runs it to its end.
 ///
 /// # Errors
@@ -63,10 +96,7 @@ pub(crate) fn run(mut command: Command) -> Result<Outcome> {
         scope.spawn(|| err.map(|pipe| pass_on(pipe, std::io::stderr(), &seen)));
     });
     let status = child.wait().context("waiting for a child")?;
-    let end = match status.code() {
-        Some(124 | 137) => "ran out of time".to_owned(),
-        _ => status.to_string(),
-    };
+    let end = if ran_out(status) { "ran out of time".to_owned() } else { status.to_string() };
     let Seen { reader, last } = seen.into_inner().unwrap_or_default();
     Ok(Outcome { good: status.success(), end, tally: reader.tally(), last })
 }

@@ -10,8 +10,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::Places;
 use super::disassembly::{Function, deepest, reach, read};
-use super::{Places, output};
+use crate::run::output;
 
 /// Relocations that the module loader knows.
 const RELOCATIONS: [&str; 4] = ["R_X86_64_32S", "R_X86_64_64", "R_X86_64_PLT32", "R_X86_64_PC32"];

@@ -10,8 +10,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::packages::Apt;
-use super::{Places, output};
+use super::Places;
+use crate::packages::Apt;
+use crate::run::output;
 
 /// A kernel's headers.
 pub(crate) struct Headers {
@@ -38,12 +39,8 @@ pub(crate) fn of(places: &Places<'_>, kernel: &str) -> Result<Headers> {
     if installed.is_dir() {
         return Ok(Headers { release: kernel.to_owned(), folder: installed });
     }
-    let apt = Apt::open(places)?;
-    let package = match kernel {
-        "6.1" => newest(&apt, "linux-headers-amd64")?,
-        series if series.split('.').count() == 2 => newest(&apt, &format!("linux-headers-{series}-amd64"))?,
-        release => format!("linux-headers-{release}"),
-    };
+    let apt = Apt::open(places.root)?;
+    let package = apt.kernel("headers", kernel)?;
     let release = package.trim_start_matches("linux-headers-").to_owned();
     let root = places.target.join("headers").join(&release);
     let folder = root.join("usr/src").join(&package);
@@ -55,12 +52,6 @@ pub(crate) fn of(places: &Places<'_>, kernel: &str) -> Result<Headers> {
         fs::write(root.join("ready"), "")?;
     }
     Ok(Headers { release, folder })
-}
-
-fn newest(apt: &Apt, meta: &str) -> Result<String> {
-    let depends = apt.depends(meta)?;
-    let found = depends.into_iter().find(|name| name.starts_with("linux-headers-"));
-    found.with_context(|| format!("{meta} names no kernel"))
 }
 
 /// Compilers and libraries are the machine's own.

@@ -8,12 +8,10 @@ mod gate;
 mod headers;
 mod module;
 mod object;
-mod packages;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::{Args, Subcommand};
 
 /// What is to be done.
@@ -89,13 +87,4 @@ fn check(places: &Places<'_>, note_panics: bool) -> Result<Option<PathBuf>> {
         eprintln!("gate: {finding}");
     }
     Ok(findings.is_empty().then_some(object))
-}
-
-/// What a command prints; an error if it fails.
-pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let done = command.output().with_context(|| format!("{command:?} does not start"))?;
-    if !done.status.success() {
-        bail!("{command:?}: {}: {}", done.status, String::from_utf8_lossy(&done.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }

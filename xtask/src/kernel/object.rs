@@ -8,8 +8,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::packages::Apt;
-use super::{Places, output};
+use super::Places;
+use crate::packages::Apt;
+use crate::run::output;
 
 const TARGET: &str = "x86_64-unknown-none";
 
@@ -120,7 +121,7 @@ fn library(places: &Places<'_>, release: &str) -> Result<PathBuf> {
     let root = places.target.join("rust-src");
     let library = root.join(format!("usr/src/rustc-{release}/library"));
     if !library.join("core/src/lib.rs").is_file() {
-        let apt = Apt::open(places)?;
+        let apt = Apt::open(places.root)?;
         let version = apt.version("rust-src", &format!("{release}+"))?;
         apt.unpack(&[format!("rust-src={version}")], &root)?;
     }

@@ -1,42 +1,54 @@
 //! Debian packages without installing them.
 //!
 //! Invariant: only package sources that the machine itself uses are asked, by package name; lists, archives and the (empty) status are
-//! our own.
+//! our own, below `target/packages`. One process at a time uses them.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
-use super::{Places, output};
+use crate::run::output;
+use crate::tools;
 
 /// A private apt.
 pub(crate) struct Apt {
     folder: PathBuf,
+    /// Locked for as long as this lives.
+    _lock: File,
 }
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Where compilers newer than the release's own come from.
 const BACKPORTS: &str = "trixie-backports";
 
+/// Lists that are older are read again.
+const FRESH_SECONDS: u64 = 24 * 3600;
+
 impl Apt {
-    /// Reads the lists, at most once a day.
+    /// Reads the lists, at most once a day. Waits while another process fetches packages into the same tree.
     ///
     /// # Errors
     /// There is no Debian package source on this machine, or it does not answer.
-    pub(crate) fn open(places: &Places<'_>) -> Result<Self> {
-        let apt = Self { folder: places.target.join("apt") };
-        let fresh = |file: &Path| {
-            let age = fs::metadata(file).ok()?.modified().ok()?.elapsed().ok()?;
-            Some(age.as_secs() < 24 * 3600)
-        };
-        let stamp = apt.folder.join("read");
-        if fresh(&stamp) == Some(true) {
-            return Ok(apt);
+    pub(crate) fn open(root: &Path) -> Result<Self> {
+        for program in ["apt-get", "dpkg-deb"] {
+            ensure!(
+                tools::find(program).is_some(),
+                "`{program}` is not here: kernels and programs are taken from Debian packages, which wants a machine that runs Debian"
+            );
         }
-        for folder in ["lists/partial", "archives/partial"] {
-            fs::create_dir_all(apt.folder.join(folder)).context("making a folder for packages")?;
+        let folder = root.join("target/packages");
+        for below in ["lists/partial", "archives/partial"] {
+            fs::create_dir_all(folder.join(below)).context("making a folder for packages")?;
+        }
+        let lock = File::create(folder.join("lock")).context("making a lock for packages")?;
+        lock.lock().context("locking packages")?;
+        let apt = Self { folder, _lock: lock };
+        let stamp = apt.folder.join("read");
+        let age = fs::metadata(&stamp).ok().and_then(|stamp| stamp.modified().ok()?.elapsed().ok());
+        if age.is_some_and(|age| age.as_secs() < FRESH_SECONDS) {
+            return Ok(apt);
         }
         fs::write(apt.folder.join("sources.list"), sources()?)?;
         fs::write(apt.folder.join("status"), "")?;
@@ -52,7 +64,7 @@ impl Apt {
             "Dir::Etc::sourcelist \"{at}/sources.list\"; Dir::Etc::sourceparts \"/dev/null\"; Dir::Etc::preferencesparts \"/dev/null\";\n\
              Dir::State::lists \"{at}/lists\"; Dir::State::status \"{at}/status\"; Dir::Cache::archives \"{at}/archives\";\n\
              Dir::Cache::pkgcache \"\"; Dir::Cache::srcpkgcache \"\"; APT::Sandbox::User \"root\"; Acquire::Languages \"none\";\n\
-             Debug::NoLocking \"1\";\n"
+             APT::Install-Recommends \"0\"; Debug::NoLocking \"1\";\n"
         )
     }
 
@@ -73,6 +85,21 @@ impl Apt {
         Ok(names.map(str::to_owned).collect())
     }
 
+    /// The package (`linux-headers-...`, `linux-image-...`) of a kernel: a series of Debian's (6.1, 6.12), the newest of it, or a release.
+    ///
+    /// # Errors
+    /// The sources have no such series.
+    pub(crate) fn kernel(&self, kind: &str, kernel: &str) -> Result<String> {
+        let begins = format!("linux-{kind}-");
+        let meta = match kernel {
+            "6.1" => format!("{begins}amd64"),
+            series if series.split('.').count() == 2 => format!("{begins}{series}-amd64"),
+            release => return Ok(format!("{begins}{release}")),
+        };
+        let found = self.depends(&meta)?.into_iter().find(|name| name.starts_with(&begins));
+        found.with_context(|| format!("package {meta} names no kernel"))
+    }
+
     /// The newest version of a package that begins so.
     ///
     /// # Errors
@@ -85,12 +112,24 @@ impl Apt {
         found.with_context(|| format!("the package sources of this machine have no {package} {begins}"))
     }
 
+    /// These packages and all that they depend on, as `name=version`.
+    ///
+    /// # Errors
+    /// One of them cannot be had.
+    pub(crate) fn closure(&self, packages: &[String]) -> Result<Vec<String>> {
+        let text = output(self.command("apt-get").args(["-qq", "--simulate", "install"]).args(packages))?;
+        Ok(text.lines().filter_map(installed).collect())
+    }
+
     /// Fetches packages (`name` or `name=version`) and unpacks them below `into`.
     ///
     /// # Errors
     /// One cannot be had.
     pub(crate) fn unpack(&self, packages: &[String], into: &Path) -> Result<()> {
-        let folder = into.with_extension("debs");
+        let folder = self.folder.join("fetched");
+        if folder.exists() {
+            fs::remove_dir_all(&folder).context("removing packages of a run that was interrupted")?;
+        }
         fs::create_dir_all(&folder)?;
         output(self.command("apt-get").args(["-qq", "download"]).args(packages).current_dir(&folder))?;
         fs::create_dir_all(into)?;
@@ -99,6 +138,14 @@ impl Apt {
         }
         fs::remove_dir_all(&folder).context("removing fetched packages")
     }
+}
+
+/// `Inst NAME (VERSION SOURCE [ARCHITECTURE]) ...` as `NAME=VERSION`.
+fn installed(line: &str) -> Option<String> {
+    let mut words = line.strip_prefix("Inst ")?.split_whitespace();
+    let name = words.next()?;
+    let version = words.find_map(|word| word.strip_prefix('('))?;
+    Some(format!("{name}={version}"))
 }
 
 /// The machine's Debian sources, and the backports beside them.
@@ -113,6 +160,10 @@ fn sources() -> Result<String> {
         lines.flat_map(str::split_whitespace).filter(|word| word.contains("://")).collect();
     let of = |end: &str| words.iter().map(|uri| uri.trim_end_matches('/')).find(|uri| uri.ends_with(end));
     let Some(archive) = of("/debian") else { bail!("this machine has no Debian package source in /etc/apt") };
+    ensure!(
+        Path::new(KEYRING).is_file(),
+        "{KEYRING} is not here, by which packages are known to be Debian's: install debian-archive-keyring"
+    );
     let release = fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
     let name = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or("stable");
     let mut sources = format!(
@@ -122,4 +173,18 @@ fn sources() -> Result<String> {
         sources += &format!("deb [signed-by={KEYRING}] {security} {name}-security main\n");
     }
     Ok(sources)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::installed;
+
+    #[test]
+    fn what_apt_would_install() {
+        let line = "Inst libc6 (2.36-9+deb12u13 Debian:12.12/stable [amd64]) []";
+        assert_eq!(installed(line).as_deref(), Some("libc6=2.36-9+deb12u13"));
+        let line = "Inst libgcc-s1 [12.2.0-14] (12.2.0-14+deb12u1 Debian:12.12/stable [amd64])";
+        assert_eq!(installed(line).as_deref(), Some("libgcc-s1=12.2.0-14+deb12u1"));
+        assert_eq!(installed("Conf libc6 (2.36-9 Debian:12.12/stable [amd64])"), None);
+    }
 }

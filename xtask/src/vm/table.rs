@@ -1,0 +1,166 @@
+//! The scripts of the suite and what each needs: the one place that says so.
+//!
+//! Invariant: every script in the tree's folders has a row. To add a script, add a row; docs/vm.md tells what a script may rely on.
+
+/// What a script needs. [`PLAIN`] is the least.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    /// Where it is in the tree; its name is the file's.
+    pub(super) file: &'static str,
+    /// Under which kernels it runs.
+    pub(super) kernels: &'static [&'static str],
+    /// The module of `cargo xtask kernel build`.
+    pub(super) module: bool,
+    /// Modules of the kernel beside the usual ones.
+    pub(super) more_modules: &'static [&'static str],
+    /// Programs of Debian's packages.
+    pub(super) programs: &'static [&'static str],
+    /// Programs of ours.
+    pub(super) ours: &'static [&'static str],
+    /// Disks; see `cargo xtask vm run --help`.
+    pub(super) disks: &'static [&'static str],
+    /// It is run so often, on the same disks, with the number of the run as its argument. Every run but the last ends by a power cut.
+    pub(super) lives: u32,
+    pub(super) udev: bool,
+    /// The guest's clock counts instructions, and what the script measures is compared with this file.
+    pub(super) measured: Option<&'static str>,
+    pub(super) cpus: u32,
+    /// MiB.
+    pub(super) memory: u32,
+    /// More is a hang; far above what it takes.
+    pub(super) seconds: u64,
+}
+
+const PLAIN: Row = Row {
+    file: "",
+    kernels: &["uml", "6.1", "6.12"],
+    module: false,
+    more_modules: &[],
+    programs: &[],
+    ours: &[],
+    disks: &[],
+    lives: 1,
+    udev: false,
+    measured: None,
+    cpus: 1,
+    memory: 768,
+    seconds: 300,
+};
+
+/// The kernels of Debian.
+const DEBIAN: &[&str] = &["6.1", "6.12"];
+
+/// A script for the kernel target.
+const TARGET: Row = Row { kernels: DEBIAN, module: true, cpus: 2, ..PLAIN };
+
+/// A script for the server, as a block device over nbd.
+const SERVED: Row = Row { programs: &["nbd-client", "mkfs.ext4", "e2fsck"], ours: &["dm-remap"], ..PLAIN };
+
+pub(super) const ROWS: &[Row] = &[
+    Row { file: "kernel/tests/basic.sh", ..TARGET },
+    Row { file: "kernel/tests/refusals.sh", programs: &["mkfs.ext4"], ..TARGET },
+    Row { file: "kernel/tests/load.sh", seconds: 600, ..TARGET },
+    Row {
+        file: "kernel/tests/disks.sh",
+        programs: &["mkfs.ext4"],
+        disks: &["main=32M,bus=scsi,bad-read=2000,bad-write=3000+8", "spare=32M"],
+        ..TARGET
+    },
+    Row { file: "kernel/tests/handover.sh", programs: &["nbd-client"], ours: &["dm-remap"], ..TARGET },
+    Row { file: "guest/nbd.sh", ..SERVED },
+    Row { file: "guest/dust.sh", kernels: &["uml"], ..SERVED },
+    Row { file: "guest/medium.sh", ..SERVED },
+    Row { file: "guest/table.sh", ..SERVED },
+    Row {
+        file: "guest/drives.sh",
+        kernels: DEBIAN,
+        disks: &[
+            "scsi=32M,bus=scsi,serial=DRIVE-scsi,bad-read=2000,bad-write=3000+8",
+            "nvme=32M,bus=nvme,serial=DRIVE-nvme,bad-read=2000,bad-write=3000+8",
+            "spare=32M",
+        ],
+        cpus: 2,
+        ..SERVED
+    },
+    Row {
+        file: "guest/identity.sh",
+        kernels: DEBIAN,
+        disks: &[
+            "scsi=16M,bus=scsi,serial=DRIVE-scsi,wwn=0x5000c500a1b2c3d4",
+            "scsicopy=16M,bus=scsi,serial=COPY-scsi,wwn=0x5000c500a1b2c3d5",
+            "nvme=16M,bus=nvme,serial=DRIVE-nvme",
+            "nvmecopy=16M,bus=nvme,serial=COPY-nvme",
+            "virtio=16M,serial=DRIVE-virtio",
+            "virtiocopy=16M,serial=COPY-virtio",
+            "spare=32M",
+        ],
+        ..SERVED
+    },
+    Row { file: "guest/powercut.sh", disks: &["main=32M", "spare=32M", "log=1M"], lives: 3, ..SERVED },
+    Row {
+        file: "kernel/tests/speed.sh",
+        programs: &["fio"],
+        measured: Some("kernel/tests/speed.txt"),
+        ..TARGET
+    },
+];
+
+impl Row {
+    pub(super) fn name(&self) -> &'static str {
+        let file = self.file.rsplit('/').next().unwrap_or(self.file);
+        file.strip_suffix(".sh").unwrap_or(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ROWS;
+    use crate::vm::disks::Disk;
+    use crate::vm::kernels::Kernel;
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    #[test]
+    fn every_script_has_a_row_and_every_row_a_script() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut scripts = BTreeSet::new();
+        for folder in ["kernel/tests", "guest"] {
+            for entry in std::fs::read_dir(root.join(folder)).expect("a folder of scripts") {
+                let name = entry.expect("an entry").file_name().to_string_lossy().into_owned();
+                if name.ends_with(".sh") && name != "lib.sh" {
+                    scripts.insert(format!("{folder}/{name}"));
+                }
+            }
+        }
+        let rows: BTreeSet<String> = ROWS.iter().map(|row| row.file.to_owned()).collect();
+        assert_eq!(scripts, rows);
+        let names: BTreeSet<&str> = ROWS.iter().map(super::Row::name).collect();
+        assert_eq!(names.len(), ROWS.len(), "two scripts with one name");
+    }
+
+    #[test]
+    fn rows_can_be_read() {
+        for row in ROWS {
+            for kernel in row.kernels {
+                assert!(kernel.parse::<Kernel>().is_ok(), "{}: {kernel}", row.name());
+            }
+            for (number, disk) in row.disks.iter().enumerate() {
+                let disk: Disk = disk.parse().expect("a disk");
+                if row.kernels.contains(&"uml") {
+                    disk.for_uml(number, Path::new("x")).expect("a plain disk");
+                }
+            }
+            assert!(row.lives > 0 && !row.kernels.is_empty(), "{}", row.name());
+            assert!(
+                !row.module || !row.kernels.contains(&"uml"),
+                "{}: the module is not built for uml",
+                row.name()
+            );
+            assert!(
+                row.measured.is_none() || !row.kernels.contains(&"uml"),
+                "{}: uml counts nothing",
+                row.name()
+            );
+        }
+    }
+}
