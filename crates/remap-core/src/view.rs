@@ -238,10 +238,10 @@ mod tests {
     fn the_owner_answers_while_the_table_changes() {
         let view = View::create(2000).expect("memory");
         view.mark(700, 701);
-        let first = || view.first(Block(600), Block(900));
+        let first = || view.first(Block(520), Block(700));
         let change = view.change();
-        assert_eq!(first(), Stretch { blocks: 300, placement: Placement::Slow });
+        assert_eq!(first(), Stretch { blocks: 180, placement: Placement::Slow });
         drop(change);
-        assert_eq!(first(), Stretch { blocks: 300, placement: Placement::Main });
+        assert_eq!(first(), Stretch { blocks: 180, placement: Placement::Main });
     }
 }

@@ -16,8 +16,11 @@ use remap_format::{Cause, Entry, EntryFlags, EntryState, NO_SLOT};
 const BLOCK_SECTORS: u32 = 8;
 const WHOLE: u128 = 0xff;
 const TIME: u64 = 1_700_000_000;
-/// Blocks of a page of a small device.
+/// A device, and the blocks of its pages: more than a leaf may hold pieces.
+const DEVICE: u64 = 1 << 28;
 const PAGE: u64 = 1 << 12;
+/// Blocks of a page of a small device.
+const SMALL_PAGE: u64 = 1 << 8;
 /// Blocks of a region of the summary of a small device.
 const REGION: u64 = 512;
 /// The first slot that does not fit a piece.
@@ -271,8 +274,8 @@ proptest! {
 
     /// Runs over the borders of pages.
     #[test]
-    fn runs_over_many_pages(edits in vec((edit(4 * PAGE, 3 * PAGE), 0..5_u64, 1..2 * PAGE), 1..30)) {
-        edits_and_look_ups(4 * PAGE, &edits);
+    fn runs_over_many_pages(edits in vec((edit(60 * SMALL_PAGE, 50 * SMALL_PAGE), 0..5_u64, 1..20 * SMALL_PAGE), 1..30)) {
+        edits_and_look_ups(60 * SMALL_PAGE, &edits);
     }
 
     /// Pages with more pieces than a leaf holds, before any edits: every `step`-th block, pending with a mask of its own, or on a slot.
@@ -282,7 +285,7 @@ proptest! {
         edits in vec((edit(DENSE, 3000), 0..50_u64, 1..400_u64), 1..40),
         order in any::<u64>(),
     ) {
-        let (mut table, mut model) = empty(DENSE);
+        let (mut table, mut model) = empty(DEVICE);
         let all = scattered(step, order);
         for &block in &all {
             let one = if block % 5 == 0 { on_slot(block, 7 * block) } else { pending(block, 1 + u128::from(block % 7)) };
@@ -313,7 +316,7 @@ proptest! {
         order in any::<u64>(),
         share in 1..5_usize,
     ) {
-        let (mut table, mut model) = empty(DENSE);
+        let (mut table, mut model) = empty(DEVICE);
         let all = scattered(step, order);
         for &block in all.iter().take(all.len() / share) {
             table.apply(&pending(block, 1)).expect("memory");
@@ -484,7 +487,7 @@ fn entries_at_the_borders_of_regions() {
 fn as_many_divisions_as_edits() {
     const PAGES: u64 = 16;
     let blocks = PAGES * PAGE;
-    let (mut table, mut model) = empty(blocks);
+    let (mut table, mut model) = empty(DEVICE);
     let full = LEAF_PIECES as u64 - 2;
     for block in (0..PAGES).flat_map(|page| (0..full).map(move |n| page * PAGE + 4 * n)) {
         table.apply(&pending(block, 1)).expect("memory");

@@ -15,7 +15,7 @@ use crate::sync::{AtomicU64, Ordering};
 
 const MODEL: bool = cfg!(any(loom, shuttle));
 /// Least blocks of a page, as a power of two.
-const MIN_PAGE_BITS: u32 = if MODEL { LEAF_BITS } else { 12 };
+const MIN_PAGE_BITS: u32 = if MODEL { LEAF_BITS } else { 8 };
 /// Most pages, as a power of two.
 const PAGES_BITS: u32 = if MODEL { 2 } else { 16 };
 /// Most nodes in a directory, as a power of two.
@@ -165,10 +165,17 @@ impl Pages {
     }
 }
 
+/// So few pieces are counted, not searched: no look waits for the one before, nor for what it has to fetch from memory.
+const COUNTED: usize = 64;
+
 /// How many pieces begin at or before this offset.
 #[inline]
 pub(crate) fn begun_by(pieces: &[Unit], offset: u64) -> usize {
-    pieces.partition_point(|unit| unit.offset() <= offset)
+    let begun = |unit: &Unit| unit.offset() <= offset;
+    if pieces.len() <= COUNTED {
+        return pieces.iter().filter(|unit| begun(unit)).count();
+    }
+    pieces.partition_point(begun)
 }
 
 /// How many pieces end at or before this offset.

@@ -15,7 +15,8 @@ const WHOLE: u128 = 0xff;
 /// Blocks of the largest and of the smallest leaf.
 const LEAF: u64 = 1 << LEAF_BITS;
 const SMALL: u64 = 1 << SMALL_BITS;
-/// A device whose pages are the largest leaves, and one with three directories above them.
+/// A device with pages of 4096 blocks, one whose pages are the largest leaves, and one with three directories above them.
+const SMALL_PAGES: u64 = 1 << 28;
 const PAGES_OF_LEAVES: u64 = 1 << 32;
 const GIANT: u64 = 1 << 50;
 
@@ -120,7 +121,7 @@ fn divided_under_a_run(table: &mut Table, run: Entry) {
 
 #[test]
 fn leaves_divide_under_long_runs() {
-    for blocks in [4 * LEAF, PAGES_OF_LEAVES, GIANT] {
+    for blocks in [SMALL_PAGES, PAGES_OF_LEAVES, GIANT] {
         let mut table = empty(blocks);
         for run in [
             on_slot(7, LEAF + 3000, 40),
@@ -150,7 +151,7 @@ fn as_many_pieces_as_blocks() {
 #[test]
 fn leaves_grow_by_two_pieces() {
     for first in [0, 1] {
-        let mut table = empty(4 * LEAF);
+        let mut table = empty(SMALL_PAGES);
         table.apply(&on_slot(first, 3000, 9)).expect("memory");
         table.apply(&on_slot(3500, first + 1, 9)).expect("memory");
         for n in 0..700 {
@@ -271,7 +272,7 @@ fn what_is_reserved_where_nothing_is() {
     let (one, two) = (on_slot(4095, 1, 0), on_slot(4095, 2, 0));
     // Pages of 4096 blocks, the largest leaves, two of these, three directories of 64.
     for (blocks, way, ways) in
-        [(4 * LEAF, 0, 0), (PAGES_OF_LEAVES, 0, 0), (2 * PAGES_OF_LEAVES, 1, 2), (GIANT, 96, 128)]
+        [(SMALL_PAGES, 0, 0), (PAGES_OF_LEAVES, 0, 0), (2 * PAGES_OF_LEAVES, 1, 2), (GIANT, 96, 128)]
     {
         let table = empty(blocks);
         let need = |edit, growth| need(table.view.pages(), &edit, growth);
@@ -281,7 +282,7 @@ fn what_is_reserved_where_nothing_is() {
         assert_eq!(need(one, 40), 2 * room(40) + 1 + way);
         assert_eq!(need(one, LEAF_PIECES), 2 * room(1024) + 1 + way);
         assert_eq!(need(one, LEAF_PIECES + 2), 2 * room(1024) + 1 + way + (2050 + 256 + 12) + 64);
-        let small = blocks == 4 * LEAF;
+        let small = blocks == SMALL_PAGES;
         assert_eq!(need(wide(two), 2), 16 + if small { 6 } else { 3 } + way);
         assert_eq!(
             need(wide(two), LEAF_PIECES + 2) - need(absent(4095, 2), LEAF_PIECES + 2),
@@ -323,7 +324,7 @@ fn what_is_reserved_where_pieces_are() {
 /// In a leaf that was divided: an array for each part, empty or full.
 #[test]
 fn what_is_reserved_where_a_leaf_was_divided() {
-    let mut table = empty(4 * LEAF);
+    let mut table = empty(SMALL_PAGES);
     for block in 0..SMALL + 200 {
         table.apply(&pending(block, 1, u128::from(1 + block % 2))).expect("memory");
     }
@@ -338,7 +339,7 @@ fn what_is_reserved_where_a_leaf_was_divided() {
 /// Each of the edits is reserved for as if all others had come before it; those that are the pool's are not looked at.
 #[test]
 fn what_is_reserved_for_several_edits() {
-    let mut table = empty(4 * LEAF);
+    let mut table = empty(SMALL_PAGES);
     let retired = Entry { state: EntryState::Retired, ..on_slot(7, 1, 0) };
     table.prepare(&[on_slot(1, 1, 5), retired, on_slot(9, 1, 5), absent(4096, 9)]).expect("memory");
     assert_eq!(promised(&table.owner.arrays), 3 * 2 * room(6) + 2);
