@@ -142,6 +142,9 @@ pub trait Queue {
     /// Requests submitted and not yet returned by `next`.
     fn in_flight(&self) -> usize;
 
+    /// Would `wait` return at once for something other than the caller's descriptor, as far as can be told without a system call?
+    fn stirs(&mut self) -> bool;
+
     /// Blocks until a completion is there, `fd` is readable (`read`) or writable (`write`) as asked, or `timeout` is over.
     /// Returns the readiness of `fd`. A hang-up or error on `fd` counts as readable and writable.
     ///

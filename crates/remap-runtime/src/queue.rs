@@ -511,6 +511,10 @@ impl Queue for VolumeQueue {
         self.actives.len() + self.done.len()
     }
 
+    fn stirs(&mut self) -> bool {
+        !self.done.is_empty() || self.mail.mail.has_mail() || self.io.stirs()
+    }
+
     fn wait(
         &mut self,
         fd: BorrowedFd<'_>,

@@ -71,6 +71,13 @@ impl Backend {
         }
     }
 
+    fn stirs(&mut self) -> bool {
+        match self {
+            Self::Uring(uring) => uring.stirs(),
+            Self::Threads(threads) => threads.stirs(),
+        }
+    }
+
     /// Hands everything over to the kernel and waits for a result, a descriptor, a signal or the time.
     fn wait(&mut self, fds: &mut [Watch<'_>], timeout: Option<Duration>) -> io::Result<()> {
         match self {
@@ -221,6 +228,11 @@ impl IoQueue {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.unanswered + self.ready.len()
+    }
+
+    /// Is there a completion, or something that [`Self::wait`] makes one of? Makes no system call, and may overlook some.
+    pub fn stirs(&mut self) -> bool {
+        !self.ready.is_empty() || self.backend.as_mut().is_some_and(Backend::stirs)
     }
 
     /// Hands over what was submitted, and returns when a completion is available, a watched descriptor is ready, or

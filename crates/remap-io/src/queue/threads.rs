@@ -130,6 +130,10 @@ impl Threads {
         false
     }
 
+    pub(super) fn stirs(&self) -> bool {
+        !self.shared.state().results.is_empty()
+    }
+
     pub(super) fn reap(&mut self, into: &mut Vec<Finished>) {
         let mut state = self.shared.state();
         if !state.results.is_empty() {

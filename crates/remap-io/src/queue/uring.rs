@@ -236,6 +236,13 @@ impl Uring {
         }
     }
 
+    pub(super) fn stirs(&mut self) -> bool {
+        !self.finished.is_empty()
+            || self.ring.submission().taskrun()
+            || !self.ring.completion().is_empty()
+            || self.side.as_ref().is_some_and(Threads::stirs)
+    }
+
     /// Empties the completion ring.
     fn collect(&mut self) {
         for completion in self.ring.completion() {
@@ -327,7 +334,7 @@ fn ring(depth: u32) -> io::Result<IoUring> {
         let mut builder = IoUring::builder();
         builder.setup_clamp().setup_cqsize(entries.saturating_mul(4));
         match level {
-            0 => builder.setup_single_issuer().setup_defer_taskrun(),
+            0 => builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag(),
             1 => builder.setup_coop_taskrun().setup_taskrun_flag(),
             _ => &mut builder,
         };

@@ -1,4 +1,4 @@
-//! Busy polling: looking for the next request for a moment before going to sleep.
+//! Busy polling: looking for the next request or completion for a moment before going to sleep.
 //!
 //! Invariant: no look outlasts the limit, and looks that find nothing become rare: a connection at rest costs nothing, and one whose
 //! requests come further apart than the limit next to nothing.
@@ -37,9 +37,14 @@ impl Patience {
         Self { limit, together, rest: 1, misses: 0 }
     }
 
+    /// Is it time to look?
+    pub(super) fn may_look(&self) -> bool {
+        !self.limit.is_zero() && self.rest == 0
+    }
+
     /// Looks until it is `ready`; `false` when it is time to sleep.
     pub(super) fn look(&mut self, ready: impl FnMut() -> bool) -> bool {
-        if self.limit.is_zero() || self.rest > 0 {
+        if !self.may_look() {
             return false;
         }
         let may = LOOKING.fetch_add(1, Ordering::Relaxed) < self.together;

@@ -4,7 +4,7 @@
 //! replies in the outbox. It is zero at the end.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use remap_core::op::RequestKind;
 use remap_io::Buf;
@@ -133,17 +133,43 @@ impl<'a, E: Export> Transmission<'a, E> {
 
     fn wait(&mut self, blocked: bool, quiet: &OwnedFd) -> std::io::Result<Interest> {
         let interest = Interest { read: self.receiving && !blocked, write: !self.outbox.is_empty() };
-        let idle = interest.read && !interest.write && self.queue.in_flight() == 0;
-        if idle && self.patience.look(|| self.socket.is_readable()) {
-            return Ok(Interest { read: true, write: false });
-        }
         let fd = if interest.read || interest.write { self.socket.as_fd() } else { quiet.as_fd() };
+        // A client that does not take its replies is not waited for.
+        let looks = interest.read && !interest.write;
+        if looks && let Some(ready) = self.look(interest)? {
+            return Ok(ready);
+        }
         let begun = Instant::now();
         let ready = self.queue.wait(fd, interest, None)?;
-        if idle {
+        if looks {
             self.patience.slept(begun.elapsed());
         }
         Ok(ready)
+    }
+
+    /// Looks for requests and completions for a moment; `None` when it is time to sleep.
+    fn look(&mut self, interest: Interest) -> std::io::Result<Option<Interest>> {
+        if !self.patience.may_look() {
+            return Ok(None);
+        }
+        let Self { queue, socket, patience, .. } = self;
+        let busy = queue.in_flight() > 0;
+        if busy {
+            // What was submitted goes to the devices first.
+            let ready = queue.wait(socket.as_fd(), interest, Some(Duration::ZERO))?;
+            if ready.read || queue.stirs() {
+                return Ok(Some(ready));
+            }
+        }
+        let mut ready = Interest::default();
+        let found = patience.look(|| {
+            ready.read = socket.is_readable();
+            ready.read || queue.stirs()
+        });
+        if found && !ready.read {
+            ready = queue.wait(socket.as_fd(), interest, Some(Duration::ZERO))?;
+        }
+        Ok(found.then_some(ready))
     }
 
     /// One receive: into the payload that is due, and what follows it into the input.

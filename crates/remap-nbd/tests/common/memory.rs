@@ -282,6 +282,10 @@ impl Queue for MemoryQueue {
         self.waiting.len() + self.done.len()
     }
 
+    fn stirs(&mut self) -> bool {
+        !self.done.is_empty()
+    }
+
     fn wait(
         &mut self,
         fd: BorrowedFd<'_>,
