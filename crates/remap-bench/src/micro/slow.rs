@@ -18,7 +18,8 @@ use crate::record::Figure;
 const BLOCK: u32 = 4096;
 /// Blocks of the main device: 1 TiB.
 const BLOCKS: u64 = 1 << 28;
-const SPARE: u64 = 4 << 30;
+/// Room for all that fail: metadata takes a fiftieth of it.
+const SPARE: u64 = 64 << 30;
 /// Blocks between two that fail: none becomes one entry with another.
 const APART: u64 = 4099;
 
@@ -59,7 +60,8 @@ fn figure(name: &str, at_once: u64, patience: Patience) -> anyhow::Result<Figure
         }
     }
     let moved = (patience.events + warm) as u64 * at_once;
-    ensure!(engine.counts().remapped_blocks == moved, "{moved} blocks were to move");
+    let found = engine.counts().remapped_blocks;
+    ensure!(found == moved, "{found} of {moved} blocks moved: the spare is too small for the others");
     Ok(of_events(name, None, &samples, step))
 }
 
