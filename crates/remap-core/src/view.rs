@@ -26,7 +26,7 @@ pub const MAX_MOVING: usize = if MODEL { 2 } else { 128 };
 /// Most bits in the summary (1 MiB of them).
 const MAX_REGIONS: u64 = 1 << 23;
 /// Least blocks in a region.
-const MIN_REGION_SHIFT: u32 = 9;
+const MIN_REGION_SHIFT: u32 = 2;
 const NOWHERE: u64 = u64::MAX;
 
 /// Where a stretch of blocks is, for a reader.
@@ -238,10 +238,10 @@ mod tests {
     fn the_owner_answers_while_the_table_changes() {
         let view = View::create(2000).expect("memory");
         view.mark(700, 701);
-        let first = || view.first(Block(520), Block(700));
+        let first = || view.first(Block(701), Block(704));
         let change = view.change();
-        assert_eq!(first(), Stretch { blocks: 180, placement: Placement::Slow });
+        assert_eq!(first(), Stretch { blocks: 3, placement: Placement::Slow });
         drop(change);
-        assert_eq!(first(), Stretch { blocks: 180, placement: Placement::Main });
+        assert_eq!(first(), Stretch { blocks: 3, placement: Placement::Main });
     }
 }

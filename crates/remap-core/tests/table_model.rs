@@ -22,7 +22,7 @@ const PAGE: u64 = 1 << 12;
 /// Blocks of a page of a small device.
 const SMALL_PAGE: u64 = 1 << 8;
 /// Blocks of a region of the summary of a small device.
-const REGION: u64 = 512;
+const REGION: u64 = 4;
 /// The first slot that does not fit a piece.
 const FAR: u64 = 1 << 39;
 
@@ -473,7 +473,7 @@ fn entries_at_the_borders_of_regions() {
             table.apply(&pending(block, 1)).expect("memory");
             apply(&mut model, &pending(block, 1));
         }
-        for gone in [absent(gone, 1), absent(3 * REGION, 512), absent(0, 9 * REGION as u32)] {
+        for gone in [absent(gone, 1), absent(3 * REGION, REGION as u32), absent(0, 9 * REGION as u32)] {
             table.apply(&gone).expect("memory");
             apply(&mut model, &gone);
             compare_summary(&table, &model, blocks);
