@@ -24,8 +24,11 @@ use crate::BufSlice;
 const DURABLE: i32 = 2;
 /// Of long transfers to and from files in memory, so much is copied by one thread.
 const COPY_BYTES: u64 = 512 << 10;
-/// Most threads for what the ring does worse.
-const SIDE_THREADS: u32 = 4;
+/// What threads of our own do because the ring cannot (the discard ioctl) or does it worse (long copies), and most of them for each. Writers of a
+/// file in memory would only wait for each other: the kernel lets one in at a time.
+const SIDES: [u32; 2] = [4, 1];
+const READERS: usize = 0;
+const WRITERS: usize = 1;
 /// Completions nobody waits for (of cancels).
 const IGNORED: u64 = u64::MAX;
 /// Bit of the user data that tells a poll from an operation; the rest is its number.
@@ -43,11 +46,12 @@ pub(super) struct Uring {
     backlog: VecDeque<squeue::Entry>,
     armed: Vec<Armed>,
     polls: u64,
-    /// Takes what the ring cannot do (the discard ioctl) or does worse (long copies); made when first needed.
-    side: Option<Threads>,
-    /// Parts of long transfers that wait for more of their kind, and their bytes.
+    /// See [`SIDES`]; made when first needed.
+    sides: [Option<Threads>; SIDES.len()],
+    /// Parts of long transfers that wait for more of their kind, their bytes, and for which side they are.
     copies: Vec<Part>,
     copied: u64,
+    copiers: usize,
     /// Events seen since the last wait began: descriptor, events.
     fired: Vec<(RawFd, u32)>,
     /// What was reaped inside `wait`, for the next `reap`.
@@ -83,9 +87,10 @@ impl Uring {
             backlog: VecDeque::new(),
             armed: Vec::new(),
             polls: 0,
-            side: None,
+            sides: [None, None],
             copies: Vec::new(),
             copied: 0,
+            copiers: READERS,
             fired: Vec::new(),
             finished: Vec::new(),
         })
@@ -131,6 +136,11 @@ impl Uring {
             self.finished.push((slot, result));
             return;
         }
+        let copiers = if matches!(call.act, Act::Read) { READERS } else { WRITERS };
+        if copiers != self.copiers {
+            self.hand_over();
+            self.copiers = copiers;
+        }
         let part = Part::of(slot, entry, call, zeroes);
         self.copied += part.len();
         self.copies.push(part);
@@ -146,21 +156,22 @@ impl Uring {
         }
         self.copied = 0;
         let copies = std::mem::take(&mut self.copies);
-        if let Some(side) = self.side() {
+        if let Some(side) = self.side(self.copiers) {
             return side.start_job(copies);
         }
         self.finished.extend(copies.into_iter().map(Part::perform));
     }
 
-    fn side(&mut self) -> Option<&mut Threads> {
-        if self.side.is_none() {
-            self.side = Threads::open(SIDE_THREADS).ok();
+    fn side(&mut self, which: usize) -> Option<&mut Threads> {
+        let side = self.sides.get_mut(which)?;
+        if side.is_none() {
+            *side = Threads::open(SIDES[which]).ok();
         }
-        self.side.as_mut()
+        side.as_mut()
     }
 
     fn start_aside(&mut self, slot: u32, entry: &Entry, call: Call, zeroes: &BufSlice) {
-        match self.side() {
+        match self.side(READERS) {
             Some(side) => side.start(slot, entry, call, zeroes),
             // No thread to be had: a discard is a hint.
             None => self.finished.push((slot, Ok(0))),
@@ -169,7 +180,7 @@ impl Uring {
 
     pub(super) fn cancel(&mut self, slot: u32) -> bool {
         self.hand_over();
-        if self.side.as_mut().is_some_and(|side| side.cancel(slot)) {
+        if self.sides.iter_mut().flatten().any(|side| side.cancel(slot)) {
             return true;
         }
         self.push(opcode::AsyncCancel::new(u64::from(slot)).build().user_data(IGNORED));
@@ -231,16 +242,14 @@ impl Uring {
         self.hand_over();
         self.collect();
         into.append(&mut self.finished);
-        if let Some(side) = &mut self.side {
-            side.reap(into);
-        }
+        self.sides.iter_mut().flatten().for_each(|side| side.reap(into));
     }
 
     pub(super) fn stirs(&mut self) -> bool {
         !self.finished.is_empty()
             || self.ring.submission().taskrun()
             || !self.ring.completion().is_empty()
-            || self.side.as_ref().is_some_and(Threads::stirs)
+            || self.sides.iter().flatten().any(Threads::stirs)
     }
 
     /// Empties the completion ring.
@@ -270,9 +279,9 @@ impl Uring {
         self.collect();
         // What fired before may have been dealt with since; polling anew asks again.
         self.fired.clear();
-        let side = self.side.as_ref().map(|side| side.as_fd().as_raw_fd());
+        let sides = self.sides.each_ref().map(|side| side.as_ref().map(|side| side.as_fd().as_raw_fd()));
         let wanted = |armed: &Armed| {
-            side == Some(armed.fd)
+            sides.contains(&Some(armed.fd))
                 || fds.iter().any(|watch| {
                     watch.fd.as_raw_fd() == armed.fd
                         && (watch.read && armed.event == POLL_IN || watch.write && armed.event == POLL_OUT)
@@ -286,7 +295,7 @@ impl Uring {
                 }
             }
         }
-        if let Some(side) = side {
+        for side in sides.into_iter().flatten() {
             self.arm(side, POLL_IN);
         }
         self.feed();
