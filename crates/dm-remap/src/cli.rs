@@ -4,6 +4,7 @@
 
 mod metadata;
 mod shared;
+mod stock;
 mod stress;
 mod values;
 
@@ -19,6 +20,9 @@ pub(crate) use metadata::{
     Moment,
 };
 pub(crate) use shared::NewSparesArg;
+pub(crate) use stock::{
+    StockAction, StockArgs, StockAssembleArgs, StockRemoveArgs, StockServeArgs, StockVolumeArgs,
+};
 pub(crate) use stress::{StressAction, StressArgs, StressGroup};
 pub(crate) use values::{
     DrillArg, DrillTarget, DumpFormat, ExportFormat, IoArg, MapFormat, PolicyArg, Statuses, parse_name,
@@ -65,6 +69,7 @@ Examples:
 pub(crate) enum Command {
     Adopt(AdoptArgs),
     Serve(ServeArgs),
+    Stock(StockArgs),
     Status(StatusArgs),
     Trace(TraceArgs),
     Message(MessageArgs),
@@ -291,6 +296,7 @@ Messages:
   retire-spare N           move everything off spare N, and let it go
   migrate SPARE [N]        both: a new spare takes the place of the only one (or of number N)
   drill DEVICE on|off      a drill of main or spareN
+  heal SECTORS             zeroes on their lost sectors, which read as errors and cannot be overwritten (stock tables only)
   help                     this list
 Examples:
       dm-remap message sdb remap 4711

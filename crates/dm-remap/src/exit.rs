@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use remap_core::recovery::{Flaw, RecoveryError};
 use remap_format::DecodeError;
+use remap_io::mapper::MapperError;
 use remap_nbd::{BindError, ClientError};
 use remap_runtime::{AdoptError, RewriteError};
 
@@ -99,6 +100,9 @@ fn exit_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<remap_io::OpenError>() {
         return Some(of_device(error));
     }
+    if let Some(error) = cause.downcast_ref::<MapperError>() {
+        return Some(of_mapper(error));
+    }
     if let Some(error) = cause.downcast_ref::<RecoveryError>() {
         return Some(of_recovery(error));
     }
@@ -135,6 +139,17 @@ fn of_device(error: &remap_io::OpenError) -> Exit {
         | OpenError::TooSmall { .. } => Exit::Mismatch,
         OpenError::Alloc(_) => Exit::Failure,
         OpenError::System { source, .. } => of_system(source).unwrap_or(Exit::Failure),
+    }
+}
+
+fn of_mapper(error: &MapperError) -> Exit {
+    match error {
+        MapperError::NoControl | MapperError::NotFound(_) => Exit::NotFound,
+        MapperError::NoAccess => Exit::Permission,
+        MapperError::Name { .. } => Exit::Usage,
+        MapperError::Exists(_) | MapperError::Busy { .. } => Exit::Busy,
+        MapperError::Refused { source, .. } => of_system(source).unwrap_or(Exit::Failure),
+        _ => Exit::Failure,
     }
 }
 

@@ -24,6 +24,7 @@ mod serve;
 mod status;
 mod status_json;
 mod status_line;
+mod stock;
 mod stress;
 mod trace;
 mod units;
@@ -42,8 +43,12 @@ pub fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(message) => return usage(&message),
     };
-    // These outlive whoever reads what they print: one serves others, one has a server to stop, one a volume to remove.
-    if !matches!(cli.command, cli::Command::Serve(_) | cli::Command::Demo(_) | cli::Command::Stress(_)) {
+    // These outlive whoever reads what they print: two serve others, one has a server to stop, one a volume to remove.
+    let outlives = matches!(
+        cli.command,
+        cli::Command::Serve(_) | cli::Command::Stock(_) | cli::Command::Demo(_) | cli::Command::Stress(_)
+    );
+    if !outlives {
         end_with_the_reader();
     }
     carry_out(&cli.command).unwrap_or_else(|error| {
@@ -56,6 +61,7 @@ fn carry_out(command: &cli::Command) -> anyhow::Result<ExitCode> {
     match command {
         cli::Command::Adopt(args) => adopt::run(args),
         cli::Command::Serve(args) => serve::run(args),
+        cli::Command::Stock(args) => stock::run(args),
         cli::Command::Status(args) => status::run(args),
         cli::Command::Trace(args) => trace::run(args),
         cli::Command::Message(args) => message::run(args),

@@ -77,6 +77,8 @@ pub(crate) enum Access {
 #[derive(Debug, Default)]
 pub(crate) struct Opener {
     direct: Direct,
+    /// The devices stand below a mapped device of ours.
+    below_mapper: bool,
     /// What is open already: device and inode, range of bytes, path.
     claimed: Vec<((u64, u64), Range<u64>, PathBuf)>,
 }
@@ -89,7 +91,12 @@ impl Opener {
 
     /// With direct I/O or not at all.
     pub(crate) fn direct_only() -> Self {
-        Self { direct: Direct::Always, claimed: Vec::new() }
+        Self { direct: Direct::Always, ..Self::default() }
+    }
+
+    /// For devices that a mapped device carries requests to: what the page cache held of them would be out of date.
+    pub(crate) fn below_mapper() -> Self {
+        Self { below_mapper: true, ..Self::direct_only() }
     }
 
     /// A whole file or device.
@@ -110,7 +117,8 @@ impl Opener {
         let ours = node.is_some_and(|node| self.claimed.iter().any(|(other, ..)| *other == node));
         let options = OpenOptions {
             write: access == Access::Write,
-            exclusive: access != Access::Peek && !ours,
+            exclusive: access != Access::Peek && !ours && !self.below_mapper,
+            below_mapper: self.below_mapper && !ours,
             direct: self.direct,
             slice: spare.slice(),
         };

@@ -180,7 +180,12 @@ fn open_dest(args: &ReleaseArgs, to: &Path, size: u64) -> anyhow::Result<Device>
         return Err(refusal(Exit::Mismatch, text));
     }
     // Through the page cache: the volume may end in the middle of the destination's blocks.
-    let options = remap_io::OpenOptions { write: true, exclusive: true, direct: Direct::Never, slice: None };
+    let options = remap_io::OpenOptions {
+        write: true,
+        exclusive: true,
+        direct: Direct::Never,
+        ..remap_io::OpenOptions::default()
+    };
     let dest = Device::open(to, &options)?;
     if dest.size() < size {
         let text = format!(

@@ -16,17 +16,18 @@ use remap_core::engine::{Counters, EngineConfig, Notice};
 use remap_io::{Device, Drill};
 use remap_nbd::{ConnectionLimits, Listen, Server, ServerConfig};
 use remap_runtime::front::Export as _;
-use remap_runtime::{LaneCounters, OpenError, OpenOptions, OpenReport, Volume};
+use remap_runtime::{Bypass, LaneCounters, OpenError, OpenOptions, OpenReport, Volume};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::adopt::plain_name;
-use crate::cli::{DrillArg, DrillTarget, ServeArgs};
+use crate::cli::{DrillArg, DrillTarget, IoArg, PolicyArg, ServeArgs};
 use crate::control::{self, Answer, CONTROL_SUFFIX, Control, NBD_SUFFIX};
 use crate::exit::{Exit, refusal};
 use crate::news::{self, Level, News};
 use crate::open::{Access, Opener, recovery_refusal};
 use crate::status_json::{DrillReport, StatusReport, Surroundings};
+use crate::stock::Stock;
 use crate::units::format_size;
 use crate::wire::{Ask, PAGE, Reply, SpareHead, TRACE_SECONDS_MAX, TableHead, WireStage};
 use crate::{message, notify};
@@ -58,8 +59,10 @@ pub(crate) struct Service {
     pub(crate) baseline: Mutex<Baseline>,
     /// Remapping is suspended because somebody asked for it, not because of a device.
     pub(crate) suspended_by_command: Arc<AtomicBool>,
-    /// `None` with `--stdio`, and after the stop.
+    /// `None` with `--stdio`, of a mapped device, and after the stop.
     server: Mutex<Option<Arc<Server<Volume>>>>,
+    /// The mapped device that carries it, if one does.
+    pub(crate) stock: Option<Stock>,
 }
 
 impl Service {
@@ -74,6 +77,7 @@ impl Service {
             baseline: Mutex::default(),
             suspended_by_command: Arc::default(),
             server: Mutex::default(),
+            stock: None,
         }
     }
 
@@ -108,6 +112,7 @@ impl Service {
             clients: server
                 .map(|s| s.connections().into_iter().map(Into::into).collect())
                 .unwrap_or_default(),
+            mapper: self.stock.as_ref().map(Stock::report),
         };
         Ok(StatusReport::of(&status, around))
     }
@@ -233,7 +238,7 @@ fn serve(
 }
 
 /// Stops the volume however the service ends: its owner keeps the news open until then.
-struct StopAtEnd(Volume);
+pub(crate) struct StopAtEnd(pub(crate) Volume);
 
 impl Drop for StopAtEnd {
     fn drop(&mut self) {
@@ -263,33 +268,79 @@ fn assemble(args: &ServeArgs, news: &News) -> anyhow::Result<(Service, String)> 
     let main = drilled(main, DrillTarget::Main);
     let spares: Vec<Device> =
         spares.into_iter().enumerate().map(|(n, spare)| drilled(spare, DrillTarget::Spare(n))).collect();
-    let copy_failures = Arc::new(AtomicU64::new(0));
-    // A volume that is only looked at is suspended from the start.
-    let suspended_by_command = Arc::new(AtomicBool::new(args.read_only));
-    let block_sectors = Arc::new(OnceLock::new());
-    let options = OpenOptions {
-        engine: EngineConfig {
-            policy: args.policy.map(Into::into),
-            max_remaps: args.max_remaps,
-            ..EngineConfig::default()
-        },
+    let assembly = Assembly {
+        main,
+        spares,
+        opener,
+        drills,
+        policy: args.policy,
+        max_remaps: args.max_remaps,
         deadline: args.deadline,
-        io: args.io.into(),
+        io: args.io,
         read_only: args.read_only,
-        force_identity: args.force,
-        force_released: args.force,
-        on_notice: Some(on_notice(news, &copy_failures, &suspended_by_command, &block_sectors)),
+        force: args.force,
+        bypass: None,
     };
-    let (volume, report) = Volume::open(main, spares.clone(), options).map_err(|error| match error {
-        OpenError::Recovery(error) => recovery_refusal(&error, &spares),
-        other => other.into(),
-    })?;
-    block_sectors.get_or_init(|| u64::from(volume.superblock().block_sectors()));
-    say_what_was_found(&report, news);
-    let name = plain_name(&volume.superblock().name);
-    let service =
-        Service { drills, copy_failures, suspended_by_command, ..Service::of(volume, opener, args.deadline) };
+    let service = assembly.open(news)?;
+    let name = plain_name(&service.volume.superblock().name);
     Ok((service, name))
+}
+
+/// The opened devices of a volume, and how it is to be served.
+pub(crate) struct Assembly {
+    pub(crate) main: Device,
+    pub(crate) spares: Vec<Device>,
+    pub(crate) opener: Opener,
+    pub(crate) drills: Vec<RunningDrill>,
+    pub(crate) policy: Option<PolicyArg>,
+    pub(crate) max_remaps: Option<u64>,
+    pub(crate) deadline: Duration,
+    pub(crate) io: IoArg,
+    pub(crate) read_only: bool,
+    pub(crate) force: bool,
+    /// What carries the requests, if it is not us.
+    pub(crate) bypass: Option<Box<dyn Bypass>>,
+}
+
+impl Assembly {
+    /// Brings the volume into service; says what was found.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub(crate) fn open(self, news: &News) -> anyhow::Result<Service> {
+        let copy_failures = Arc::new(AtomicU64::new(0));
+        // A volume that is only looked at is suspended from the start.
+        let suspended_by_command = Arc::new(AtomicBool::new(self.read_only));
+        let block_sectors = Arc::new(OnceLock::new());
+        let options = OpenOptions {
+            engine: EngineConfig {
+                policy: self.policy.map(Into::into),
+                max_remaps: self.max_remaps,
+                ..EngineConfig::default()
+            },
+            deadline: self.deadline,
+            io: self.io.into(),
+            read_only: self.read_only,
+            force_identity: self.force,
+            force_released: self.force,
+            on_notice: Some(on_notice(news, &copy_failures, &suspended_by_command, &block_sectors)),
+            bypass: self.bypass,
+        };
+        let opened = Volume::open(self.main, self.spares.clone(), options);
+        let (volume, report) = opened.map_err(|error| match error {
+            OpenError::Recovery(error) => recovery_refusal(&error, &self.spares),
+            other => other.into(),
+        })?;
+        block_sectors.get_or_init(|| u64::from(volume.superblock().block_sectors()));
+        say_what_was_found(&report, news);
+        let drills = self.drills;
+        Ok(Service {
+            drills,
+            copy_failures,
+            suspended_by_command,
+            ..Service::of(volume, self.opener, self.deadline)
+        })
+    }
 }
 
 /// Sets up the drills of a volume with this many spares.

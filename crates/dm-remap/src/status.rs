@@ -12,7 +12,7 @@ use remap_core::units::SECTOR_SIZE;
 use crate::cli::StatusArgs;
 use crate::control::{self, Client};
 use crate::exit::{Exit, exit_of};
-use crate::status_json::{BY_COMMAND, RegionReport, SlotsReport, StatusReport};
+use crate::status_json::{BY_COMMAND, MapperReport, RegionReport, SlotsReport, StatusReport};
 use crate::units::{format_count, format_duration, format_sectors, format_size, format_time};
 use crate::{status_line, wire};
 
@@ -213,6 +213,9 @@ pub(crate) fn text(report: &StatusReport) -> String {
             lately(&r.pattern),
         ),
     );
+    if let Some(mapper) = &report.mapper {
+        row("mapper", &mapper_words(mapper));
+    }
     for drill in &report.drills {
         let on = if drill.enabled { "on" } else { "off" };
         row(
@@ -298,6 +301,23 @@ fn happened(report: &StatusReport) -> Vec<String> {
         lines.push("nothing: no block has failed".to_owned());
     }
     lines
+}
+
+/// The mapped device of stock tables.
+fn mapper_words(mapper: &MapperReport) -> String {
+    format!(
+        "{} ({}): {}, {} loaded; stood still {} times, at most {} ms; errors heard of: {} reads, {} writes (from {}); {} unreadable left to main",
+        mapper.path,
+        mapper.device,
+        format_count(mapper.segments, "segment"),
+        format_count(mapper.reloads, "table"),
+        mapper.suspensions,
+        mapper.suspended_us_max.div_ceil(1000),
+        mapper.read_errors,
+        mapper.write_errors,
+        mapper.errors_from,
+        format_sectors(mapper.left_to_main),
+    )
 }
 
 fn advice(report: &StatusReport) -> Vec<String> {
@@ -406,6 +426,7 @@ pub(crate) mod tests {
             drills: Vec::new(),
             exports: Vec::new(),
             clients: Vec::new(),
+            mapper: None,
         }
     }
 

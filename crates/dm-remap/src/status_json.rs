@@ -44,6 +44,31 @@ pub(crate) struct StatusReport {
     pub(crate) drills: Vec<DrillReport>,
     pub(crate) exports: Vec<String>,
     pub(crate) clients: Vec<ClientReport>,
+    /// The mapped device that carries the volume, if one does (stock tables).
+    #[serde(default)]
+    pub(crate) mapper: Option<MapperReport>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MapperReport {
+    /// Its name below `/dev/mapper`.
+    pub(crate) name: String,
+    pub(crate) path: String,
+    /// Its number, `MAJOR:MINOR`.
+    pub(crate) device: String,
+    /// Segments of its table.
+    pub(crate) segments: u64,
+    /// Since the start: tables taken into service, suspensions, and the longest of them in microseconds.
+    pub(crate) reloads: u64,
+    pub(crate) suspensions: u64,
+    pub(crate) suspended_us_max: u64,
+    /// Who tells of errors.
+    pub(crate) errors_from: String,
+    /// Failed requests that were heard of.
+    pub(crate) read_errors: u64,
+    pub(crate) write_errors: u64,
+    /// Sectors found unreadable that stay on the main device; they are in no table.
+    pub(crate) left_to_main: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -224,6 +249,7 @@ pub(crate) struct Surroundings {
     pub(crate) drills: Vec<DrillReport>,
     pub(crate) exports: Vec<String>,
     pub(crate) clients: Vec<ClientReport>,
+    pub(crate) mapper: Option<MapperReport>,
 }
 
 impl StatusReport {
@@ -289,6 +315,7 @@ impl StatusReport {
             drills: around.drills,
             exports: around.exports,
             clients: around.clients,
+            mapper: around.mapper,
         }
     }
 

@@ -208,6 +208,13 @@ impl View {
         }
     }
 
+    /// The block that job `index` works on, for whoever drives the engine; the owner's thread only.
+    #[must_use]
+    pub fn moving(&self, index: usize) -> Option<Block> {
+        let block = self.moving.get(index)?.load(Ordering::Relaxed);
+        (block != NOWHERE).then_some(Block(block))
+    }
+
     /// Publishes that job `index` moves `block`: from now on readers leave it to the owner.
     pub(crate) fn begin_move(&self, index: usize, block: Block) {
         if let Some(place) = self.moving.get(index) {

@@ -19,6 +19,7 @@ use crate::drill::{Cache, Drill};
 use crate::errno::{Backing, classify};
 use crate::flushes::{Audience, FailedFlushes};
 use crate::identity::Identity;
+use crate::mapper::DeviceNumber;
 use crate::open::{self, Limits, OpenError, OpenOptions};
 use crate::zombie::Graveyard;
 use crate::{Buf, BufSlice, DeviceOp, IoBackend, IoKind, IoQueue, ioctl};
@@ -158,6 +159,13 @@ impl Device {
     #[must_use]
     pub fn is_block_device(&self) -> bool {
         self.shared.block
+    }
+
+    /// Its number, if it is a block device.
+    #[must_use]
+    pub fn number(&self) -> Option<DeviceNumber> {
+        let dev = rustix::fs::fstat(&self.shared.fd).ok().filter(|_| self.shared.block)?.st_rdev;
+        Some(DeviceNumber { major: rustix::fs::major(dev), minor: rustix::fs::minor(dev) })
     }
 
     /// What it can do.

@@ -1,6 +1,7 @@
 //! Block devices and files as dm-remap uses them: opening and identifying them, I/O queues with deadlines, the errno to
-//! [`Fault`](remap_core::op::Fault) mapping, maps of bad sectors, and drills (fault layers that make a healthy device
-//! fail on command).
+//! [`Fault`](remap_core::op::Fault) mapping, maps of bad sectors, drills (fault layers that make a healthy device
+//! fail on command), and what a program needs that stands below others' files: device-mapper, the kernel's word of failed
+//! requests, memory that stays.
 //!
 //! Invariant: only this crate knows an errno, and no operation outlives its deadline: its tag completes in time, and the
 //! memory it uses stays alive until the kernel is done with it.
@@ -13,10 +14,14 @@ mod errno;
 mod flushes;
 mod identity;
 mod ioctl;
+pub mod mapper;
 mod numa;
 mod open;
+pub mod process;
 mod queue;
 mod sysfs;
+pub mod users;
+pub mod watch;
 mod zombie;
 
 pub use badmap::BadMap;

@@ -1,7 +1,7 @@
 //! Opening: which kind of thing it is, who else uses it, whether direct I/O works, how large its blocks are.
 //!
 //! Invariant: what [`open`] returns can be used with the limits that it states, and nobody else was told that he may
-//! write to it (block devices: O_EXCL; files: flock).
+//! write to it (block devices: O_EXCL, or a lock where device-mapper has the claim; files: flock).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -34,6 +34,9 @@ pub struct OpenOptions {
     /// Refuse when somebody else uses it, and keep others out. Block devices: O_EXCL (mounts, md, LVM, swap); regular
     /// files: an advisory lock on the whole file, shared by readers, exclusive for writers.
     pub exclusive: bool,
+    /// Of a block device that a mapped device of ours stands on, which has the claim: only other programs of ours are kept out, by a
+    /// lock that lasts until the last operation of who held it has ended. `exclusive` says nothing then.
+    pub below_mapper: bool,
     /// Bypass the page cache?
     pub direct: Direct,
     /// Only this part: offset in bytes (a multiple of the logical block), length in bytes (`None`: to the end).
@@ -197,6 +200,9 @@ fn open_once(path: &Path, options: &OpenOptions) -> Result<Opened, OpenError> {
         };
         fs::flock(&fd, lock).map_err(|errno| refusal(path, None, errno))?;
     }
+    if block && options.below_mapper {
+        lock_block(&fd).map_err(|errno| refusal(path, None, errno))?;
+    }
     let whole = if block {
         ioctl::size_bytes(fd.as_fd()).map_err(|errno| system("asking for its size", errno))?
     } else {
@@ -235,6 +241,13 @@ fn open_once(path: &Path, options: &OpenOptions) -> Result<Opened, OpenError> {
     Ok(Opened { fd, node, base, size, limits })
 }
 
+/// Nobody else may hold it at this moment; from then on a shared lock keeps the next one out. udev, which takes shared locks of disks
+/// while it looks at them, is not.
+fn lock_block(fd: &OwnedFd) -> rustix::io::Result<()> {
+    fs::flock(fd, FlockOperation::NonBlockingLockExclusive)?;
+    fs::flock(fd, FlockOperation::NonBlockingLockShared)
+}
+
 /// The descriptor, and why it is not a direct one if that was wanted.
 fn open_fd(
     path: &Path,
@@ -242,7 +255,7 @@ fn open_fd(
     node: Option<&BlockNode>,
 ) -> Result<(OwnedFd, Option<String>), OpenError> {
     let mut flags = OFlags::CLOEXEC | if options.write { OFlags::RDWR } else { OFlags::RDONLY };
-    if node.is_some() && options.exclusive {
+    if node.is_some() && options.exclusive && !options.below_mapper {
         flags |= OFlags::EXCL;
     }
     if options.direct != Direct::Never {
@@ -259,7 +272,7 @@ fn open_fd(
     Ok((fd, None))
 }
 
-fn refusal(path: &Path, node: Option<&BlockNode>, errno: Errno) -> OpenError {
+pub(crate) fn refusal(path: &Path, node: Option<&BlockNode>, errno: Errno) -> OpenError {
     let path = path.to_path_buf();
     match errno {
         Errno::NOENT | Errno::NXIO | Errno::NODEV | Errno::NOTDIR => OpenError::NotFound { path },

@@ -3,8 +3,10 @@
 //! Invariant: one thread per volume (the owner) touches the engine; every other thread has a queue of its own, shares the
 //! lock-free view with the owner, and talks to it by messages. What a front end sees is in [`front`].
 
+mod bypass;
 mod clock;
 pub mod front;
+mod gate;
 mod grace;
 mod mail;
 mod mailbox;
@@ -18,6 +20,7 @@ mod swap;
 mod trace;
 mod volume;
 
+pub use bypass::{Bypass, Carried, Hold};
 pub use pattern::Pattern;
 pub use queue::VolumeQueue;
 pub use regions::{REGIONS, Region, WORST, worst_regions};

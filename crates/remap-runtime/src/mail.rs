@@ -8,7 +8,7 @@ use std::sync::mpsc::Sender;
 
 use remap_core::engine::{Command, CommandOutcome, Engine};
 use remap_core::op::{DeviceId, Fault, RequestKind};
-use remap_core::units::Extent;
+use remap_core::units::{Block, Extent};
 use remap_io::BufSlice;
 
 use crate::front::FrontError;
@@ -29,6 +29,14 @@ pub(crate) enum ToOwner {
     Command { command: Command, reply: Sender<CommandOutcome> },
     /// Something to be asked of the engine.
     Query(Box<dyn FnOnce(&Engine) + Send>),
+    /// The mapped device is suspended, or could not be.
+    Suspended(std::io::Result<()>),
+    /// The mapped device carries the table that was asked for, or does not.
+    Carries(std::io::Result<()>),
+    /// Keep blocks from clients until they are released; tell when they cannot reach them.
+    Hold { id: u64, blocks: Vec<Block>, granted: Sender<()> },
+    /// The hold is over.
+    Release { id: u64 },
     /// Finish what is under way and end.
     Stop,
 }

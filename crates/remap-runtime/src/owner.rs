@@ -10,15 +10,18 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use remap_core::engine::{
-    Command, CommandId, CommandOutcome, Engine, EngineConfig, Event, MAX_BOUNCES, Notice, RequestError,
+    Command, CommandId, CommandOutcome, Engine, EngineConfig, Event, MAX_BOUNCES, MAX_JOBS, Notice,
+    RequestError,
 };
 use remap_core::op::{Buffer, DeviceId, Fault, Op, OpId, OpKind, Request, RequestId, RequestKind};
 use remap_core::recovery::Recovered;
-use remap_core::units::{Extent, SECTOR_SIZE};
+use remap_core::units::{Block, Extent, SECTOR_SIZE};
 use remap_io::{Audience, Buf, BufSlice, Device, DeviceOp, IoKind, IoQueue, Watch};
 
+use crate::bypass::{BypassThread, Call, Carried};
 use crate::clock::Clock;
 use crate::front::{ByteRange, FrontError};
+use crate::gate::{Act, Gate, gated_block};
 use crate::grace::Calls;
 use crate::mail::{QueueMail, ToOwner, ToQueue};
 use crate::volume::{OnNotice, Shared};
@@ -65,6 +68,8 @@ struct Owner<'s> {
     /// Bounce buffers of operations that are out, to be replaced when one times out.
     in_bounce: HashMap<u64, u16>,
     live: Option<Sender<Result<(), StartError>>>,
+    /// Where the kernel carries the clients' requests: which operations may run, and who has it stand still.
+    gate: Option<(Gate, BypassThread)>,
     stopping: bool,
 }
 
@@ -74,6 +79,7 @@ pub(crate) fn run(
     config: EngineConfig,
     clock: Clock,
     on_notice: Option<OnNotice>,
+    bypass: Option<BypassThread>,
     live: &Sender<Result<(), StartError>>,
 ) {
     let io = match IoQueue::open(shared.io, DEPTH) {
@@ -113,6 +119,7 @@ pub(crate) fn run(
         graces: Calls::default(),
         in_bounce: HashMap::new(),
         live: Some(live.clone()),
+        gate: bypass.map(|bypass| (Gate::idle(), bypass)),
         stopping: false,
     };
     owner.turn();
@@ -125,6 +132,10 @@ pub(crate) fn run(
 impl Drop for Owner<'_> {
     /// However the owner ends, nobody is left waiting for it (C6).
     fn drop(&mut self) {
+        if std::thread::panicking() && self.gate.as_ref().is_some_and(|(gate, _)| gate.stands_still()) {
+            // Clients wait in the kernel, and nobody here will ever resume it: whoever watches this process starts it again.
+            std::process::abort();
+        }
         let mut clients: Vec<Client> = self.clients.drain().map(|(_, client)| client).collect();
         clients.extend(self.backlog.drain(..).map(|waiting| waiting.client));
         for message in self.shared.owner.close() {
@@ -145,12 +156,15 @@ impl Owner<'_> {
         let idle = self.engine.is_idle() && self.clients.is_empty() && !waiting;
         // A commit that cannot be written keeps the engine busy for ever: what is not durable was not acknowledged.
         let stuck = self.engine.state() == remap_core::engine::VolumeState::Frozen && self.clients.is_empty();
-        self.stopping && (idle || stuck) && self.io.in_flight() == 0
+        let carried = self.gate.as_ref().is_none_or(|(gate, _)| gate.is_settled());
+        self.stopping && (idle || stuck) && carried && self.io.in_flight() == 0
     }
 
     fn wait(&mut self) {
         let now = self.clock.now().mono_ns;
-        let timeout = self.engine.poll_timeout().map(|at| Duration::from_nanos(at.saturating_sub(now)));
+        let gate = self.gate.as_ref().and_then(|(gate, _)| gate.timeout());
+        let next = [self.engine.poll_timeout(), gate].into_iter().flatten().min();
+        let timeout = next.map(|at| Duration::from_nanos(at.saturating_sub(now)));
         let cap = Duration::from_secs(3600);
         let timeout = if self.stopping { Duration::from_millis(20) } else { timeout.unwrap_or(cap).min(cap) };
         if self.shared.owner.has_mail() {
@@ -193,6 +207,52 @@ impl Owner<'_> {
         }
         self.begin_commands();
         self.drain();
+        self.gate_advance();
+    }
+
+    /// Has the mapped device suspended or resumed, if it is time.
+    fn gate_advance(&mut self) {
+        let Some((gate, bypass)) = &mut self.gate else { return };
+        let moving: Vec<Block> = (0..MAX_JOBS).filter_map(|job| self.shared.view.moving(job)).collect();
+        match gate.next(self.clock.now().mono_ns, &moving) {
+            None => {}
+            Some(Act::Suspend) => bypass.call(Call::Suspend),
+            Some(Act::Carry(closed)) => self.carry(closed),
+        }
+    }
+
+    /// Has the mapped device carry the durable table.
+    fn carry(&self, closed: Vec<Block>) {
+        let Some((_, bypass)) = &self.gate else { return };
+        let entries = self.engine.table().iter().collect();
+        bypass.call(Call::Carry(Carried { entries, closed, spares: self.shared.spares.present() }));
+    }
+
+    fn suspended(&mut self, outcome: &std::io::Result<()>) {
+        let now = self.clock.now();
+        let Some((gate, _)) = &mut self.gate else { return };
+        if outcome.is_ok() {
+            let kept = gate.suspended(now.mono_ns);
+            kept.into_iter().for_each(|op| self.begin(op));
+            return;
+        }
+        for op in gate.not_suspended(now.mono_ns) {
+            // Nothing was tried, and nothing is said about any device.
+            self.engine.handle_completion(now, op.id, Err(Fault::NoMemory));
+        }
+    }
+
+    fn carries(&mut self, outcome: std::io::Result<()>) {
+        if let Some((gate, _)) = &mut self.gate {
+            match outcome {
+                Ok(()) => gate.carries(self.clock.now().mono_ns),
+                Err(_) => gate.gives_up(),
+            }
+        }
+        if let Some(live) = self.live.take() {
+            // The opener waits for exactly one answer.
+            let _ = live.send(outcome.map_err(StartError::System));
+        }
     }
 
     fn handle(&mut self, message: ToOwner) {
@@ -217,6 +277,19 @@ impl Owner<'_> {
                 self.begin_commands();
             }
             ToOwner::Query(ask) => ask(&self.engine),
+            ToOwner::Suspended(outcome) => self.suspended(&outcome),
+            ToOwner::Carries(outcome) => self.carries(outcome),
+            ToOwner::Hold { id, blocks, granted } => {
+                // Without a mapped device there is nobody to be kept away, and the hold is refused.
+                if let Some((gate, _)) = &mut self.gate {
+                    gate.hold(id, blocks, granted);
+                }
+            }
+            ToOwner::Release { id } => {
+                if let Some((gate, _)) = &mut self.gate {
+                    gate.release(id);
+                }
+            }
             ToOwner::Stop => self.stopping = true,
         }
         self.drain();
@@ -266,7 +339,21 @@ impl Owner<'_> {
         }
     }
 
+    /// May it run now? If not, it is kept until it may.
+    fn passes_gate(&mut self, op: &Op) -> bool {
+        let Some((gate, _)) = &mut self.gate else { return true };
+        let block = gated_block(op, &self.shared.view, self.shared.block_sectors());
+        let passes = block.is_none_or(|block| gate.admit(block, self.clock.now().mono_ns));
+        if !passes {
+            gate.keep(op.clone());
+        }
+        passes
+    }
+
     fn begin(&mut self, op: Op) {
+        if !self.passes_gate(&op) {
+            return;
+        }
         let len = op.extent.bytes();
         let (kind, buffer) = match op.kind {
             OpKind::Grace => return self.begin_grace(op.id, op.extent),
@@ -357,6 +444,14 @@ impl Owner<'_> {
             }
             Event::Notice(notice) => {
                 let answer = match notice {
+                    // Clients of a mapped device come when it carries.
+                    Notice::Live if self.gate.is_some() => {
+                        if let Some((gate, _)) = &mut self.gate {
+                            gate.start();
+                        }
+                        self.carry(Vec::new());
+                        None
+                    }
                     Notice::Live => Some(Ok(())),
                     Notice::Frozen { fault } => Some(Err(StartError::Metadata(fault))),
                     _ => None,

@@ -5,7 +5,7 @@
 //! flight.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -19,6 +19,7 @@ use remap_core::view::View;
 use remap_format::{Entry, EntryState, Superblock};
 use remap_io::{Buf, Device, IoBackend};
 
+use crate::bypass::{Bypass, BypassThread, let_go_of_pending};
 use crate::clock::Clock;
 use crate::front::{BlockState, Export, Geometry, StatusRange};
 use crate::mail::{QueueMail, ToOwner};
@@ -52,6 +53,8 @@ pub struct OpenOptions {
     pub force_released: bool,
     /// Where news go.
     pub on_notice: Option<OnNotice>,
+    /// What carries the clients' requests instead of our queues, if they do not.
+    pub bypass: Option<Box<dyn Bypass>>,
 }
 
 impl Default for OpenOptions {
@@ -64,6 +67,7 @@ impl Default for OpenOptions {
             force_identity: false,
             force_released: false,
             on_notice: None,
+            bypass: None,
         }
     }
 }
@@ -155,6 +159,8 @@ pub(crate) struct Shared {
     pub(crate) trace: Trace,
     pub(crate) max_remaps: Option<u64>,
     pub(crate) clock: Clock,
+    /// Holds taken so far.
+    pub(crate) holds: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -230,8 +236,18 @@ impl Volume {
         }
         let devices = recovered.devices.clone();
         let spares = devices.iter().map(|d| d.and_then(|d| spares.get(d).cloned())).collect();
+        if options.bypass.is_some() && !options.read_only {
+            let gone = let_go_of_pending(&mut recovered)?;
+            if gone > 0 {
+                recovered.needs_repair = true;
+                warnings.push(format!(
+                    "{gone} pending entries are left to the main device itself (stock tables)"
+                ));
+            }
+        }
         let on_notice = options.on_notice.take();
-        let volume = Self::start(main, spares, recovered, &options, on_notice)?;
+        let bypass = options.bypass.take();
+        let volume = Self::start(main, spares, recovered, &options, on_notice, bypass)?;
         Ok((volume, OpenReport { copies, repaired, warnings, devices }))
     }
 
@@ -241,6 +257,7 @@ impl Volume {
         recovered: Recovered,
         options: &OpenOptions,
         on_notice: Option<OnNotice>,
+        bypass: Option<Box<dyn Bypass>>,
     ) -> Result<Self, OpenError> {
         let clock = Clock::start();
         let shared = Arc::new(Shared {
@@ -258,12 +275,14 @@ impl Volume {
             trace: Trace::default(),
             max_remaps: options.engine.max_remaps,
             clock,
+            holds: AtomicU64::new(0),
             thread: Mutex::default(),
         });
+        let bypass = bypass.map(|bypass| BypassThread::start(&shared, bypass)).transpose()?;
         let (live, is_live) = mpsc::channel();
         let (for_owner, config) = (Arc::clone(&shared), options.engine);
         let thread = std::thread::Builder::new().name("owner".into()).spawn(move || {
-            owner::run(&for_owner, recovered, config, clock, on_notice, &live);
+            owner::run(&for_owner, recovered, config, clock, on_notice, bypass, &live);
         })?;
         *shared.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         let volume = Self { _last: Arc::new(StopWithLast(Arc::clone(&shared))), shared };
@@ -303,6 +322,12 @@ impl Volume {
         let (reply, receive) = mpsc::channel();
         self.shared.owner.post(ToOwner::Command { command, reply });
         receive.recv().map_err(|_| Stopped)
+    }
+
+    /// The main device.
+    #[must_use]
+    pub fn main(&self) -> &Device {
+        &self.shared.main
     }
 
     /// The volume's state.

@@ -116,6 +116,36 @@ pub(crate) fn pieces<'e>(
     line.pieces
 }
 
+/// The same pieces, with these extents (sorted, apart) as lost.
+#[must_use]
+pub(crate) fn with_lost(pieces: &[Piece], lost: &[Extent]) -> Vec<Piece> {
+    let size = pieces.last().map_or(0, |piece| piece.extent.end().0);
+    let mut line = Line { size, pieces: Vec::with_capacity(pieces.len() + 2 * lost.len()) };
+    let mut lost = lost.iter().peekable();
+    for piece in pieces {
+        let (start, end) = (piece.extent.start().0, piece.extent.end().0);
+        let mut at = start;
+        while at < end {
+            while lost.next_if(|lost| lost.end().0 <= at).is_some() {}
+            let next = lost.peek().map_or(end, |lost| lost.start().0);
+            if next <= at {
+                let until = lost.peek().map_or(end, |lost| lost.end().0).min(end);
+                line.push(at, until, Place::Lost);
+                at = until;
+                continue;
+            }
+            let place = match piece.place {
+                Place::Spare { spare, sector } => Place::Spare { spare, sector: sector + (at - start) },
+                other => other,
+            };
+            let until = next.min(end);
+            line.push(at, until, place);
+            at = until;
+        }
+    }
+    line.pieces
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -166,6 +196,23 @@ pub(crate) mod tests {
             show(&pieces(80, 8, &entries)),
             "[0,8)m [8,32)s0@40 [32,40)s1@64 [40,48)m [48,60)x [60,80)m"
         );
+    }
+
+    #[test]
+    fn extents_are_lost_across_pieces_and_inside_of_them() {
+        let entries = [entry(1, 2, Some(Slot::new(0, 3)), 0), entry(4, 1, None, 0xff)];
+        let pieces = pieces(80, 8, &entries);
+        let lost = |extents: &[(u64, u64)]| {
+            let extents: Vec<Extent> =
+                extents.iter().map(|&(a, b)| Extent::between(Sector(a), Sector(b)).unwrap()).collect();
+            show(&with_lost(&pieces, &extents))
+        };
+        assert_eq!(lost(&[]), show(&pieces));
+        assert_eq!(
+            lost(&[(0, 4), (6, 10), (16, 17), (39, 41), (79, 90)]),
+            "[0,4)x [4,6)m [6,10)x [10,16)s0@26 [16,17)x [17,24)s0@33 [24,32)m [32,41)x [41,79)m [79,80)x"
+        );
+        assert_eq!(lost(&[(0, 80)]), "[0,80)x");
     }
 
     #[test]

@@ -20,11 +20,12 @@ use crate::cli::DrillTarget;
 use crate::serve::{Baseline, Service};
 use crate::status_json::StatusReport;
 use crate::status_line::figures;
+use crate::stock;
 use crate::units::format_sectors;
 
 /// Commands that the unknown-command reply names.
 const KNOWN: &str = "ping, remap, verify, clear, health, stats, save, restore, suspend, resume, add-spare, \
-                     retire-spare, migrate, drill, help, metadata_status, sync";
+                     retire-spare, migrate, drill, heal, help, metadata_status, sync";
 /// Times that a busy volume's metadata are read again until they hold still.
 const ATTEMPTS: u32 = 10;
 
@@ -57,7 +58,8 @@ fn of_a_server(service: &Service, command: &str, args: &[&str]) -> Option<Outcom
         ("migrate", [spare]) => spares::migrate(service, spare, None),
         ("migrate", [spare, number]) => spares::migrate(service, spare, Some(number)),
         ("drill", [device, switch]) => drill(service, device, switch),
-        ("add-spare" | "retire-spare" | "migrate" | "drill", _) => Err(wrong(command)),
+        ("heal", [sectors]) => heal(service, sectors),
+        ("add-spare" | "retire-spare" | "migrate" | "drill" | "heal", _) => Err(wrong(command)),
         _ => return None,
     })
 }
@@ -79,6 +81,7 @@ fn carry_out(service: &Service, command: &str, args: &[&str]) -> Outcome {
         "add-spare",
         "retire-spare",
         "migrate",
+        "heal",
     ];
     if changes.contains(&command) && report(service)?.read_only {
         return Err("error: the volume is served read-only".into());
@@ -226,8 +229,33 @@ fn look_up(service: &Service, sector: Sector) -> Outcome {
 
 fn verify(service: &Service, part: Option<Extent>) -> Outcome {
     let extent = part.map_or_else(|| whole_volume(service), Ok)?;
-    let outcome = run(service, Command::Verify { extent, all: part.is_some() })?;
+    // While the engine checks a block of a mapped device everything waits: what has no entry is read beside the clients.
+    let mapped = service.stock.is_some();
+    if let (true, Some(part)) = (mapped, &part) {
+        let unread = stock::scrub(&service.volume, part).map_err(|error| format!("error: {error:#}"))?;
+        if unread > 0 {
+            return told(true, |out| {
+                write!(out, "{} cannot be read or are lost (see the log)", format_sectors(unread))
+            });
+        }
+    }
+    let outcome = run(service, Command::Verify { extent, all: part.is_some() && !mapped })?;
     judged(|out| answer::verified(out, &outcome, &format_sectors(outcome.lost_sectors)))
+}
+
+/// Zeroes for lost sectors: where the kernel carries the requests, no client can overwrite them.
+fn heal(service: &Service, sectors: &str) -> Outcome {
+    if service.stock.is_none() {
+        return Err("error: 'heal' is for stock tables: here, overwrite the sectors".into());
+    }
+    let size = service.volume.superblock().main.size / SECTOR_SIZE;
+    let extent = match message::parse(&["clear", sectors], size) {
+        Ok(Message::Clear(Some(extent))) => extent,
+        Err(refusal) => return Err(refusal.to_string()),
+        Ok(_) => return Err(wrong("heal")),
+    };
+    let healed = stock::heal(&service.volume, &extent).map_err(|error| format!("error: {error:#}"))?;
+    Ok(format!("{} hold zeroes now", format_sectors(healed)))
 }
 
 fn clear(service: &Service, part: Option<Extent>) -> Outcome {

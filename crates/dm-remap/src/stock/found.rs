@@ -1,0 +1,168 @@
+//! Before a mapped device is touched: may its devices be used, and what is there already?
+//!
+//! Invariant: this only looks. A device that anybody but this volume's own mapped device uses, a mapped device of another UUID, and a table
+//! that sends requests elsewhere than the metadata say are refused.
+
+use anyhow::Context as _;
+use remap_core::recovery::Recovered;
+use remap_core::units::SECTOR_SIZE;
+use remap_io::Device;
+use remap_io::mapper::{DeviceMapper, DeviceNumber, Mapped, Segment};
+use remap_io::users::{self, Holder};
+
+use super::carrier::{Claimed, take_claim};
+use super::table::{Shape, SpareNumber, disagreement};
+use crate::exit::{Exit, refusal};
+
+/// What the UUIDs of our mapped devices begin with.
+pub(crate) const UUID_PREFIX: &str = "DM-REMAP-";
+
+/// The UUID of a volume's mapped device.
+pub(super) fn uuid_of(recovered: &Recovered) -> String {
+    format!("{UUID_PREFIX}{}", uuid::Uuid::from_bytes(recovered.superblock.volume))
+}
+
+/// The volume as a table sees it, and its spares' numbers.
+///
+/// # Errors
+/// A device will not do.
+pub(super) fn shape_of(
+    main: &Device,
+    spares: &[Device],
+    recovered: &Recovered,
+) -> anyhow::Result<(Shape, Vec<SpareNumber>)> {
+    let superblock = &recovered.superblock;
+    let logical = main.limits().logical_block.max(superblock.main.logical_block);
+    let coarse = spares.iter().find(|spare| spare.limits().logical_block > logical);
+    if let Some(spare) = coarse {
+        let text = format!(
+            "{}: has logical blocks of {} bytes, the main device of {logical}: the kernel cannot put pieces of it into one device; \
+             use 'dm-remap serve', or another spare",
+            spare.path().display(),
+            spare.limits().logical_block
+        );
+        return Err(refusal(Exit::Mismatch, text));
+    }
+    let shape = Shape {
+        size: superblock.main.size / SECTOR_SIZE,
+        block: superblock.block_sectors(),
+        unit: u64::from(logical) / SECTOR_SIZE,
+        main: number_of(main)?,
+    };
+    let mut numbers = Vec::with_capacity(spares.len());
+    for (spare, place) in (0u8..).zip(&recovered.devices) {
+        let Some(device) = place.and_then(|place| spares.get(place)) else { continue };
+        let start = device.start() / SECTOR_SIZE;
+        numbers.push(SpareNumber { spare, device: number_of(device)?, start });
+    }
+    Ok((shape, numbers))
+}
+
+/// The number of a block device.
+///
+/// # Errors
+/// It is a file.
+pub(super) fn number_of(device: &Device) -> anyhow::Result<DeviceNumber> {
+    device.number().with_context(|| format!("{}: is not a block device", device.path().display()))
+}
+
+/// Files cannot be in a table; said before anything is opened.
+///
+/// # Errors
+/// It is a file.
+pub(super) fn wants_block_device(path: &std::path::Path) -> anyhow::Result<()> {
+    if !path.is_file() {
+        return Ok(());
+    }
+    let path = path.display();
+    let text = format!(
+        "{path}: is a file, and device-mapper needs block devices: attach it with 'losetup --find --show --direct-io=on {path}' and \
+         give that, or use 'dm-remap serve'"
+    );
+    Err(refusal(Exit::Mismatch, text))
+}
+
+/// Sees to it that nobody but the mapped device `uuid` uses a device; claims one that nothing stands on.
+///
+/// # Errors
+/// Somebody does.
+pub(super) fn only_ours(device: &Device, uuid: &str) -> anyhow::Result<Option<Claimed>> {
+    let number = number_of(device)?;
+    let holders = users::holders(number);
+    if let Some(text) = foreign(&holders, uuid) {
+        let text = format!("{}: in use by {text}: stop that first", device.path().display());
+        return Err(refusal(Exit::Busy, text));
+    }
+    if !holders.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Claimed { number, _claim: take_claim(device.path())? }))
+}
+
+/// A holder that is not the mapped device `uuid`, in words.
+fn foreign(holders: &[Holder], uuid: &str) -> Option<String> {
+    let other =
+        holders.iter().find(|holder| holder.mapped.as_ref().is_none_or(|(_, found)| found != uuid))?;
+    Some(match &other.mapped {
+        Some((name, _)) => format!("the mapped device {name} ({})", other.name),
+        None => other.name.clone(),
+    })
+}
+
+/// The mapped device of this name, if it is this volume's, and the table that it carries.
+///
+/// # Errors
+/// It is another one's; or it carries requests to where the metadata do not say.
+pub(super) fn existing(
+    mapper: &mut dyn DeviceMapper,
+    name: &str,
+    uuid: &str,
+    (shape, spares): (&Shape, &[SpareNumber]),
+    recovered: &Recovered,
+) -> anyhow::Result<Option<(Mapped, Vec<Segment>)>> {
+    let Some(mapped) = mapper.find(name)? else { return Ok(None) };
+    if mapped.uuid != uuid {
+        let whose = match mapped.uuid.as_str() {
+            "" => "one without a UUID".to_owned(),
+            other => format!("{other}, this volume's is {uuid}"),
+        };
+        let text = format!("{name}: is another mapped device ({whose}): choose another name with --mapper");
+        return Err(refusal(Exit::Busy, text));
+    }
+    let live = if mapped.live { mapper.table(name)? } else { Vec::new() };
+    if mapped.suspended {
+        // Whoever suspended it had not resumed it: since then nobody wrote through it, whatever its table says.
+        return Ok(Some((mapped, live)));
+    }
+    let entries: Vec<_> = recovered.table.iter().collect();
+    if let Some(sector) = disagreement(&live, shape, spares, &entries, users::is_present) {
+        let text = format!(
+            "{name}: carries requests of sector {sector} to another place than the metadata on the spares say; somebody changed one of the \
+             two (dmsetup, or a metadata command). Nothing was changed. To go by the metadata: unmount it, 'dm-remap stock remove \
+             {name}', and start again"
+        );
+        return Err(refusal(Exit::Mismatch, text));
+    }
+    Ok(Some((mapped, live)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_volumes_own_device_may_stand_on_it() {
+        let holder = |name: &str, mapped: Option<(&str, &str)>| Holder {
+            name: name.into(),
+            mapped: mapped.map(|(name, uuid)| (name.into(), uuid.into())),
+        };
+        let ours = holder("dm-3", Some(("disk", "DM-REMAP-1")));
+        assert_eq!(foreign(&[], "DM-REMAP-1"), None);
+        assert_eq!(foreign(&[ours.clone()], "DM-REMAP-1"), None);
+        let other = holder("dm-4", Some(("vg-lv", "LVM-x")));
+        assert_eq!(foreign(&[ours, other], "DM-REMAP-1"), Some("the mapped device vg-lv (dm-4)".into()));
+        assert_eq!(foreign(&[holder("md0", None)], "DM-REMAP-1"), Some("md0".into()));
+        // A target without a UUID, such as one of the module.
+        assert!(foreign(&[holder("dm-5", Some(("r", "")))], "DM-REMAP-1").is_some());
+    }
+}
