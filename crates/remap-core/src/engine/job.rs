@@ -97,6 +97,8 @@ pub(super) struct Job {
     pub(super) wanted: u128,
     /// Of these, the ones that cannot be read.
     pub(super) bad: u128,
+    /// Of these, the ones that are still to be read one logical block after the other.
+    pub(super) units: u128,
     /// A fault of the current step that does not blame the medium.
     pub(super) fault: Option<Fault>,
     /// A fault of the current step that does.
@@ -180,6 +182,7 @@ impl Engine {
                 growth,
                 wanted: 0,
                 bad: 0,
+                units: 0,
                 fault: None,
                 medium: None,
                 unknown: matches!(kind, JobKind::Write { refused: Some(Fault::Unknown), .. }),

@@ -57,9 +57,8 @@ impl Engine {
                 job.fault.get_or_insert(fault);
             } else if reading && sectors.count_ones() > unit {
                 // The run as a whole failed; ask sector by sector which of it can be had.
+                job.units |= sectors;
                 self.counters.read_errors += 1;
-                self.read_units(index, sectors, unit);
-                return;
             } else {
                 job.medium.get_or_insert(fault);
                 job.unknown |= fault == Fault::Unknown;
@@ -72,17 +71,21 @@ impl Engine {
                 }
             }
         }
-        if self.job(index).is_some_and(|j| j.out == 0) {
+        if self.job(index).is_some_and(|j| j.out == 0) && !self.read_next_unit(index) {
             self.job_step_done(index);
         }
     }
 
-    fn read_units(&mut self, index: usize, sectors: u128, unit: u32) {
-        let start = sectors.trailing_zeros();
-        let count = sectors.count_ones();
-        for at in (0..count).step_by(unit as usize) {
-            self.emit_read(index, (start + at, unit.min(count - at)), Bytes::Salvage);
-        }
+    /// Reads the next of the logical blocks that are asked one by one; `false` if none is left, or the path failed. One after the
+    /// other: what is out together may reach the device as one operation, and then one bad sector fails them all.
+    fn read_next_unit(&mut self, index: usize) -> bool {
+        let unit = u32::try_from(self.unit_sectors()).unwrap_or(1);
+        let Some(job) = self.job(index).filter(|job| job.fault.is_none()) else { return false };
+        let Some((start, len)) = runs(job.units).next() else { return false };
+        let len = len.min(unit);
+        job.units &= !bits(start, len);
+        self.emit_read(index, (start, len), Bytes::Salvage);
+        true
     }
 
     fn emit_read(&mut self, index: usize, run: (u32, u32), bytes: Bytes) {
@@ -289,17 +292,15 @@ impl Engine {
             _ => readable & !job.covered(),
         };
         let by_unit = matches!(job.kind, JobKind::Learn { .. }) && stays;
-        let unit = u32::try_from(self.unit_sectors()).unwrap_or(1);
         if let Some(job) = self.job(index) {
             job.wanted = wanted;
             job.bad = 0;
+            job.units = if by_unit { wanted } else { 0 };
         }
-        for (start, len) in runs(wanted) {
-            if by_unit {
-                self.read_units(index, bits(start, len), unit);
-            } else {
-                self.emit_read(index, (start, len), Bytes::Salvage);
-            }
+        if by_unit {
+            self.read_next_unit(index);
+        } else {
+            runs(wanted).for_each(|run| self.emit_read(index, run, Bytes::Salvage));
         }
         if wanted == 0 {
             self.after_salvage(index);
