@@ -13,7 +13,7 @@ mod table;
 mod tests;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -87,6 +87,15 @@ pub(crate) fn scrub(volume: &Volume, extent: &Extent) -> anyhow::Result<u64> {
     own::scrub(volume, extent)
 }
 
+/// A device that is to be a spare of a mapped device's volume: fit to be in a table, and nobody else's while this lives.
+///
+/// # Errors
+/// It is a file, or in use.
+pub(crate) fn may_join(path: &Path) -> anyhow::Result<users::Claim> {
+    found::wants_block_device(path)?;
+    Ok(users::Claim::take(path)?)
+}
+
 /// Puts zeroes on the lost sectors of an extent; gives how many.
 ///
 /// # Errors
@@ -99,7 +108,7 @@ pub(crate) fn heal(volume: &Volume, extent: &Extent) -> anyhow::Result<u64> {
 pub(crate) fn run(args: &StockArgs) -> anyhow::Result<ExitCode> {
     match &args.action {
         StockAction::Serve(args) => {
-            // Before anything is forked, so that what is locked here need not be read again there.
+            // The process that watches, too: what it forks must be in memory.
             stand_below_files();
             guard::watch_over(|before, word| ending(serve(args, before, word)))
         }
@@ -262,10 +271,8 @@ impl Drop for Made {
 
 fn serve(args: &StockServeArgs, before: Option<Ended>, mut word: Word) -> anyhow::Result<ExitCode> {
     process::end_with_parent();
-    if before.is_some() {
-        // Locks do not pass from one process to the next.
-        stand_below_files();
-    }
+    // Locks of memory do not pass from one process to the next.
+    stand_below_files();
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot wait for signals")?;
     let (news, writer) = News::open()?;
     if let Some(ended) = before {

@@ -98,3 +98,15 @@ pub fn end_with_parent() {
     // Where that is refused the process lives on alone.
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_threads_is_not_copied() {
+        // The test harness is one.
+        let error = std::thread::spawn(fork_alone).join().unwrap().unwrap_err();
+        assert!(error.to_string().contains("several threads"), "{error}");
+    }
+}

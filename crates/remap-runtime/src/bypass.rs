@@ -74,7 +74,7 @@ impl BypassThread {
 
     pub(crate) fn call(&self, call: Call) {
         if let Some(calls) = &self.calls {
-            // Gone only if it panicked; then the owner waits for an answer, and nothing is carried that should not be.
+            // It is there as long as this is.
             let _ = calls.send(call);
         }
     }
@@ -89,7 +89,20 @@ impl Drop for BypassThread {
     }
 }
 
+/// Ends the process if the thread panics: clients could wait in the kernel for a call that nobody makes any more. Whoever watches the
+/// process starts it again.
+struct NeverAlone;
+
+impl Drop for NeverAlone {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 fn run(shared: &Shared, mut bypass: Box<dyn Bypass>, calls: &Receiver<Call>) {
+    let _never_alone = NeverAlone;
     let mut first = true;
     for call in calls {
         let answer = match call {

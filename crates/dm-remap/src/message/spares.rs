@@ -64,6 +64,8 @@ fn number_of(text: &str) -> Result<u8, String> {
 
 fn join(service: &Service, spare: &str, copies: bool, force: bool) -> Result<u8, String> {
     let arg: SpareArg = spare.parse().map_err(|why| format!("error: {spare}: {why}"))?;
+    let ours = service.stock.as_ref().map(|_| crate::stock::may_join(&arg.path)).transpose();
+    let _ours = ours.map_err(|error| format!("error: {error:#}"))?;
     let mut opener = service.opener.lock().unwrap_or_else(PoisonError::into_inner);
     let device = opener.spare(&arg, Access::Write).map_err(|error| format!("error: {error:#}"))?;
     let device = device.with_deadline(service.deadline);
