@@ -12,8 +12,8 @@ dm=$(dmsetup info -c --noheadings -o blkdevname disk)
 ok "it has a write cache as they have" grep -q "write back" /sys/block/$dm/queue/write_cache
 pattern F 8 >/tmp/f
 ok "the first write that the medium refuses reaches the client" refused put /tmp/f $D 3000
-ok "its block moves" wait_for sh -c ". /tree/guest/lib.sh; test \"\$(remapped $V)\" = 1"
-ok "and is in the table" wait_for sh -c "dmsetup table disk | grep -q '^3000 8 linear'"
+ok "its block moves" wait_for remapped_is $V 1
+ok "and is in the table" wait_for table_has disk "^3000 8 linear"
 table_of disk
 ok "the next write succeeds" put /tmp/f $D 3000
 get $D 3000 8 /tmp/b
@@ -21,7 +21,7 @@ ok "and reads back" cmp /tmp/f /tmp/b
 ok "nothing is lost" test "$(lost $V)" = 0
 ok "a sector that the medium does not give is an error" refused get $D 2000 1 /tmp/b
 ok "its neighbours are not" get $D 2001 7 /tmp/b
-ok "it is left to the disk" wait_for sh -c ". /tree/guest/stock.lib; test \"\$(mapper_figure $V left_to_main)\" = 1"
+ok "it is left to the disk" wait_for figure_is $V left_to_main 1
 ok "so the table has nothing of it" test "$(dmsetup table disk | wc -l)" = 3
 flushes() { awk '{print $16}' /sys/block/$1/stat; }
 before_main=$(flushes sda) before_spare=$(flushes vda)
@@ -44,6 +44,6 @@ dm-remap message $V remap 30000 | sed 's/^/# /'
 ok "remapping is suspended" wait_for sh -c "dm-remap status $V | grep -qi 'suspended\|frozen'"
 get $D 3000 8 /tmp/b
 ok "what is on the spare can be read" cmp /tmp/f /tmp/b
-ok "the server ends" sh -c "kill $guard; i=0; while kill -0 $guard 2>/dev/null && [ \$i -lt 600 ]; do sleep 0.1; i=\$((i + 1)); done; ! kill -0 $guard 2>/dev/null"
+ok "the server ends" end_stock
 ok "the device is removed" dm-remap stock remove disk
 finish

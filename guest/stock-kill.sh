@@ -38,6 +38,7 @@ client() {
         echo $round >/tmp/rounds
     done
 }
+another_server() { pid_now=$(server_of $1) && [ -n "$pid_now" ] && [ "$pid_now" != $2 ]; } # volume, the one before
 mover() {
     n=0
     while [ ! -e /tmp/enough ]; do
@@ -58,7 +59,7 @@ while [ $kills -lt 25 ]; do
     [ -n "$pid" ] && kill -9 $pid 2>/dev/null || continue
     kills=$((kills + 1))
     dmsetup info disk | grep -q SUSPENDED && stood=$((stood + 1))
-    wait_for sh -c "dm-remap status $V --json | grep '\"pid\"' | grep -vq '\"pid\": $pid,'" || { echo "no fresh server" >>/tmp/wrong; break; }
+    wait_for another_server $V $pid || { echo "no fresh server" >>/tmp/wrong; break; }
 done
 echo "# killed $kills times, $stood of them while it stood still"
 touch /tmp/enough
@@ -100,7 +101,7 @@ ok "and ends" end_stock
 # Somebody resumes behind our back, by another table: nothing is guessed.
 dmsetup table disk >/tmp/table
 dmsetup suspend disk; echo "0 $S linear $P 0" | dmsetup reload disk; dmsetup resume disk
-ok "a table of somebody else is refused" sh -c "dm-remap stock assemble $M --spare $P --mapper disk 2>&1 | tee /dev/stderr | grep -q 'to another place'"
+ok "a table of somebody else is refused" refused_with "to another place" dm-remap stock assemble $M --spare $P --mapper disk
 ok "the device can be removed" dm-remap stock remove disk
 ok "and assembled from the metadata" dm-remap stock assemble $M --spare $P --mapper disk
 ok "with the same table" sh -c "dmsetup table disk | cmp - /tmp/table"

@@ -25,11 +25,11 @@ pattern Z 1 >/tmp/z
 ok "a write is taken by the disk" put /tmp/z $D 700
 get $D 700 1 /tmp/b
 ok "and reads back" cmp /tmp/z /tmp/b
-ok "a look finds the others" sh -c "dm-remap message dusty verify 0+$S | tee /dev/stderr | grep -q '^3 sectors'"
+ok "a look finds the others" says_also "^3 sectors" dm-remap message dusty verify 0+$S
 ok "nothing is noted" test "$(lost dusty)" = 0
 ok "a move takes what can be read along" dm-remap message dusty remap 4001
 ok "two sectors are lost then" test "$(lost dusty)" = 2
-ok "and errors of the table" wait_for sh -c "dmsetup table disk | grep -q '^4001 2 error'"
+ok "and errors of the table" wait_for table_has disk "^4001 2 error"
 ok "the server ends" end_stock
 ok "the device is removed" dm-remap stock remove disk
 # Back to nbd: what was overwritten while the kernel carried is not hidden by an old note.

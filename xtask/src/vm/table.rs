@@ -97,6 +97,19 @@ pub(super) const ROWS: &[Row] = &[
         ..SERVED
     },
     Row { file: "guest/powercut.sh", disks: &["main=32M", "spare=32M", "log=1M"], lives: 3, ..SERVED },
+    Row { file: "guest/stock.sh", seconds: 600, ..SERVED },
+    Row { file: "guest/stock-policy.sh", kernels: &["uml"], ..SERVED },
+    Row { file: "guest/stock-kill.sh", cpus: 2, seconds: 900, ..SERVED },
+    Row {
+        file: "guest/stock-disks.sh",
+        kernels: DEBIAN,
+        disks: &["main=32M,bus=scsi,bad-read=2000,bad-write=3000+8", "spare=32M"],
+        cpus: 2,
+        ..SERVED
+    },
+    Row { file: "guest/stock-many.sh", seconds: 600, ..SERVED },
+    Row { file: "guest/stock-handover.sh", module: true, kernels: DEBIAN, ..SERVED },
+    Row { file: "guest/stock-reboot.sh", disks: &["main=32M", "spare=32M", "log=1M"], lives: 2, ..SERVED },
     Row {
         file: "kernel/tests/speed.sh",
         programs: &["fio"],
