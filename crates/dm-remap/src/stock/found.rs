@@ -158,7 +158,7 @@ mod tests {
         };
         let ours = holder("dm-3", Some(("disk", "DM-REMAP-1")));
         assert_eq!(foreign(&[], "DM-REMAP-1"), None);
-        assert_eq!(foreign(&[ours.clone()], "DM-REMAP-1"), None);
+        assert_eq!(foreign(std::slice::from_ref(&ours), "DM-REMAP-1"), None);
         let other = holder("dm-4", Some(("vg-lv", "LVM-x")));
         assert_eq!(foreign(&[ours, other], "DM-REMAP-1"), Some("the mapped device vg-lv (dm-4)".into()));
         assert_eq!(foreign(&[holder("md0", None)], "DM-REMAP-1"), Some("md0".into()));
