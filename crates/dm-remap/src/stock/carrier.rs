@@ -119,10 +119,11 @@ fn names(table: &[Segment], number: DeviceNumber) -> bool {
 
 impl Bypass for Carrier {
     fn suspend(&mut self) -> io::Result<()> {
-        let outcome = self.mapper.suspend(&self.name);
-        match outcome {
+        // Later requests wait from the begin of the call on.
+        let since = Instant::now();
+        match self.mapper.suspend(&self.name) {
             Ok(()) => {
-                self.suspended = Some(Instant::now());
+                self.suspended = Some(since);
                 self.figures.suspensions.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
