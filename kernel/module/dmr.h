@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Everything that passes between the shim (dm-remap.c) and the Rust object.
+ * Everything that passes between the shim  and the Rust object.
  *
  * Integers and buffers only. The Rust side knows no structure of the kernel, the C side no policy and no byte of the format.
  * The structures are mirrored in kernel/rust/object/src/abi.rs; both sides assert their sizes when they are built.
@@ -14,7 +14,9 @@
 #ifndef DMR_H
 #define DMR_H
 
+#include <linux/compiler.h>
 #include <linux/types.h>
+#include <asm/barrier.h>
 
 #define DMR_MAX_SPARES 16
 #define DMR_MAX_BOUNCES 257
@@ -23,7 +25,7 @@
 #define DMR_DEVICES (DMR_MAX_SPARES + 1)
 
 struct dmr_volume;		/* the engine and what belongs to it */
-struct dmr_view;		/* what a look-up needs */
+struct dmr_lookup;		/* what dmr_map needs of it */
 
 /* What became of an operation. */
 enum dmr_fault {
@@ -78,6 +80,7 @@ struct dmr_assembly {
 	u32 (*read)(void *context, u32 device, u64 offset, void *into, size_t bytes);
 	u32 (*zero)(void *context, u32 spare, u64 offset, size_t bytes);	/* durable before it returns */
 	struct dmr_now now;
+	u32 served;			/* spares (bit n: the one of that place) that the table to be replaced serves now; 0: none does */
 	struct dmr_device main;
 	struct dmr_device spares[DMR_MAX_SPARES];
 	u64 volume_bytes;		/* length of the table line */
@@ -87,7 +90,7 @@ struct dmr_assembly {
 
 /*
  * [open] Reads the metadata and starts the engine, or adopts a spare that holds nothing. With `volume` NULL it only looks, and
- * writes nothing. 0 or a negative errno with the reason in `why`, which also says (on 0) what a person should know.
+ * writes nothing; and only at spares that are not served now. 0 or a negative errno with the reason in `why`, which also says (on 0) what a person should know.
  */
 int dmr_assemble(const struct dmr_assembly *assembly, struct dmr_volume **volume, char *why, size_t room);
 /* [open] No operation is out, nobody holds its view. */
@@ -114,10 +117,26 @@ struct dmr_place {
 	u16 device;
 };
 
-/* [owner] Lives as long as the volume. */
-const struct dmr_view *dmr_view(const struct dmr_volume *volume);
-/* [any] Where the sectors from `sector` on are, as far as they lie together. Between srcu_read_lock and the operation's end. */
-void dmr_map(const struct dmr_view *view, u64 sector, u32 sectors, u32 kind, struct dmr_place *place);
+/* For look-ups. What it points to lives as long as the volume and is changed by its owner alone. */
+struct dmr_view {
+	const u64 *summary;		/* a bit for each region: something in it is not simply on the main device */
+	const u64 *moving;		/* how many blocks are moving */
+	const struct dmr_lookup *lookup;
+	u32 region_shift;		/* a region has 2 to this power sectors */
+};
+
+/* [owner] */
+void dmr_view(const struct dmr_volume *volume, struct dmr_view *view);
+/* [any] Is all of it, within one region, on the main device? False: ask dmr_map. */
+static inline bool dmr_is_on_main(const struct dmr_view *view, u64 sector, u32 sectors)
+{
+	u64 region = sector >> view->region_shift;
+
+	return !smp_load_acquire(view->moving) && (sector + sectors - 1) >> view->region_shift == region &&
+	       !(READ_ONCE(view->summary[region / 64]) >> region % 64 & 1);
+}
+/* [any] Where the sectors from `sector` on are, as far as they lie together. */
+struct dmr_place dmr_map(const struct dmr_lookup *lookup, u64 sector, u32 sectors, u32 kind);
 /* [any] May the fault of an operation be a bad sector? Then its request belongs to the owner. */
 bool dmr_blames_medium(u32 fault);
 
@@ -149,11 +168,11 @@ struct dmr_event {
 	u32 tell;			/* a notice that waiters for dm events want to hear of */
 };
 
-/* What the shim counts, all cpus together; bios (or parts of them). */
+/* What the shim counts and what device-mapper does, since the table was loaded. */
 struct dmr_lanes {
-	u64 reads, writes, flushes, discards;
+	u64 reads, writes, flushes, discards;	/* parts of bios; all but the flushes only while the queue's iostats are on */
 	u64 read_sectors, written_sectors;
-	u64 fast, slow, remapped;
+	u64 slow, remapped;		/* of these, those that the owner handled, and that went straight to a spare */
 	u64 read_errors, write_errors;	/* operations of the fast lane that failed */
 	u64 failed_reads, failed_writes;	/* what the client was told */
 };
@@ -181,10 +200,11 @@ u32 dmr_state(const struct dmr_volume *v);
 
 /*
  * [owner] A message. 0: the answer is in `text`; 1: it is being done, DMR_EVENT_ANSWER with this ticket will come, then ask
- * dmr_answer. Every message has an answer; one that begins with "error:" was not done.
+ * dmr_answer. Every message has an answer; one that begins with "error:" was not done. `names` has two for each of the `spares` of
+ * the table line: the word in it, and how device-mapper calls the device. Changes of the spares change the volume's shape: see dmr_shape.
  */
-int dmr_message(struct dmr_volume *v, struct dmr_now now, u32 argc, const char *const *argv, const struct dmr_lanes *lanes,
-		u64 *ticket, char *text, size_t room);
+int dmr_message(struct dmr_volume *v, struct dmr_now now, u32 argc, const char *const *argv, u32 spares,
+		const char *const *names, const struct dmr_lanes *lanes, u64 *ticket, char *text, size_t room);
 /* [owner] The answer to a message whose DMR_EVENT_ANSWER came. */
 void dmr_answer(struct dmr_volume *v, u64 ticket, char *text, size_t room);
 /* [owner] Nobody waits for the answer any more. */
@@ -192,6 +212,15 @@ void dmr_forget(struct dmr_volume *v, u64 ticket);
 /* [owner] The status line without the three words of device-mapper; `main` and `spare` are how the devices are called. */
 void dmr_status(const struct dmr_volume *v, u32 form, const struct dmr_lanes *lanes, const char *main, const char *spare,
 		char *text, size_t room);
+
+/* ---- figures and tunables by name ---- */
+
+/* [any] The name of the figure of this number, NULL behind the last; `tunable`: it can be set. */
+const char *dmr_figure_name(u32 number, bool *tunable);
+/* [owner] Its value, with a line end. */
+void dmr_figure(const struct dmr_volume *v, u32 number, const struct dmr_lanes *lanes, char *text, size_t room);
+/* [owner] 0, or -EINVAL: no such value. */
+int dmr_tune(struct dmr_volume *v, u32 number, const char *value);
 
 /* ---- what the Rust object calls ---- */
 

@@ -26,6 +26,7 @@ struct dmr_trip {
 	struct dmr_call *call;
 	char *text;
 	unsigned int room;
+	u32 number;			/* of a figure */
 };
 
 static __used noinline void dmr_arrive(struct dmr_trip *trip)
@@ -61,7 +62,8 @@ void dmr_take_turn(struct dmr *c)
 {
 	struct dmr_trip trip = { .c = c, .go = dmr_go_turn };
 
-	dmr_enter(&trip);
+	if (c->volume && c->running)	/* else the stack may be in use by an assembly, or an end */
+		dmr_enter(&trip);
 }
 
 static void dmr_go_parse(struct dmr_trip *trip)
@@ -84,8 +86,8 @@ static void dmr_go_assemble(struct dmr_trip *trip)
 	trip->r = dmr_assemble(trip->assembly, trip->volume, trip->c->text, sizeof(trip->c->text));
 }
 
-/* Nothing is in service. Without a volume to fill in: only looks whether it could be. */
-int dmr_assemble_it(struct dmr *c, struct dmr_volume **volume)
+/* Nothing is in service but, of another table, `served`. Without a volume to fill in: only looks whether it could be. */
+int dmr_assemble_it(struct dmr *c, struct dmr_volume **volume, u32 served)
 {
 	struct dmr_trip trip = { .c = c, .go = dmr_go_assemble, .volume = volume };
 	struct dmr_assembly *a = kzalloc(sizeof(*a), GFP_KERNEL);
@@ -100,6 +102,7 @@ int dmr_assemble_it(struct dmr *c, struct dmr_volume **volume)
 	a->read = dmr_read_device;
 	a->zero = dmr_zero_device;
 	a->now = dmr_time();
+	a->served = served;
 	a->volume_bytes = (u64)c->ti->len << SECTOR_SHIFT;
 	a->main.bytes = bdev_nr_bytes(c->main->bdev);
 	a->main.logical_block = bdev_logical_block_size(c->main->bdev);
@@ -122,12 +125,13 @@ int dmr_assemble_it(struct dmr *c, struct dmr_volume **volume)
 
 static void dmr_go_free(struct dmr_trip *trip)
 {
-	dmr_free(trip->c->volume);
+	dmr_free(*trip->volume);
 }
 
-void dmr_free_it(struct dmr *c)
+/* Nobody else knows it any more. */
+void dmr_free_it(struct dmr *c, struct dmr_volume *volume)
 {
-	struct dmr_trip trip = { .c = c, .go = dmr_go_free };
+	struct dmr_trip trip = { .c = c, .go = dmr_go_free, .volume = &volume };
 
 	dmr_enter(&trip);
 }
@@ -135,11 +139,18 @@ void dmr_free_it(struct dmr *c)
 static void dmr_go_message(struct dmr_trip *trip)
 {
 	struct dmr *c = trip->c;
+	const char *names[2 * DMR_MAX_SPARES];
 	struct dmr_lanes lanes;
+	unsigned int i;
 
+	for (i = 0; i < c->table.spares; i++) {
+		names[2 * i] = c->words[c->table.spare[i]];
+		names[2 * i + 1] = c->spares[i].dev->name;
+	}
 	dmr_sum_lanes(c, &lanes);
-	trip->r = dmr_message(c->volume, dmr_time(), trip->argc, (const char *const *)trip->argv, &lanes, &trip->call->ticket,
-			      trip->text, trip->room);
+	trip->r = dmr_message(c->volume, dmr_time(), trip->argc, (const char *const *)trip->argv, c->table.spares,
+			      names, &lanes, &trip->call->ticket, trip->text, trip->room);
+	dmr_describe(c);		/* a spare may be about to join */
 	if (trip->r)
 		list_add(&trip->call->list, &c->calls);
 	dmr_turn(c);
@@ -213,4 +224,45 @@ void dmr_tell_status(struct dmr *c, char *result, unsigned int room)
 	else
 		snprintf(result, room, "not in service");
 	mutex_unlock(&c->owner);
+}
+
+static void dmr_go_figure(struct dmr_trip *trip)
+{
+	struct dmr_lanes lanes;
+
+	dmr_sum_lanes(trip->c, &lanes);
+	dmr_figure(trip->c->volume, trip->number, &lanes, trip->text, trip->room);
+}
+
+/* One of the figures that dmr_figure_name names. */
+int dmr_tell_figure(struct dmr *c, u32 number, char *text, unsigned int room)
+{
+	struct dmr_trip trip = { .c = c, .go = dmr_go_figure, .number = number, .text = text, .room = room, .r = -ENODEV };
+
+	mutex_lock(&c->owner);
+	if (c->volume) {
+		trip.r = 0;
+		dmr_enter(&trip);
+	}
+	mutex_unlock(&c->owner);
+	return trip.r;
+}
+
+static void dmr_go_tune(struct dmr_trip *trip)
+{
+	trip->r = dmr_tune(trip->c->volume, trip->number, trip->text);
+}
+
+int dmr_set_figure(struct dmr *c, u32 number, const char *value)
+{
+	struct dmr_trip trip = { .c = c, .go = dmr_go_tune, .number = number, .text = (char *)value, .r = -ENODEV };
+	unsigned int noio = memalloc_noio_save();
+
+	mutex_lock(&c->owner);
+	if (c->volume)
+		dmr_enter(&trip);
+	mutex_unlock(&c->owner);
+	memalloc_noio_restore(noio);
+	dmr_kick(c);
+	return trip.r;
 }

@@ -98,7 +98,8 @@ static struct block_device *dmr_device(struct dmr *c, u32 device, sector_t *star
 	return c->spares[given].dev->bdev;
 }
 
-static void dmr_ended(struct dmr_io *io)
+/* Any context. */
+void dmr_ended(struct dmr_io *io)
 {
 	struct dmr *c = io->c;
 
@@ -112,14 +113,6 @@ static void dmr_bio_ended(struct bio *bio)
 
 	io->status = bio->bi_status;
 	bio_put(bio);
-	dmr_ended(io);
-}
-
-static void dmr_grace_ended(struct rcu_head *head)
-{
-	struct dmr_io *io = container_of(head, struct dmr_io, grace);
-
-	io->status = BLK_STS_OK;
 	dmr_ended(io);
 }
 
@@ -190,7 +183,8 @@ void dmr_begin(struct dmr_io *io)
 	sector_t start;
 
 	if (op->kind == DMR_GRACE) {
-		call_srcu(&io->c->srcu, &io->grace, dmr_grace_ended);
+		list_add_tail(&io->list, &io->c->graces);
+		dmr_kick(io->c);
 		return;
 	}
 	bdev = dmr_device(io->c, op->device, &start);

@@ -17,32 +17,6 @@ void dmr_kick(struct dmr *c)
 	queue_work(c->wq, &c->work);
 }
 
-/* Any context. The bio is the owner's until its request ends. */
-void dmr_hold(struct dmr *c, struct bio *bio)
-{
-	unsigned long flags;
-
-	dmr_bio(bio)->lane = DMR_LANE_SLOW;
-	dmr_count(c, slow);
-	spin_lock_irqsave(&c->incoming_lock, flags);
-	bio_list_add(&c->incoming, bio);
-	spin_unlock_irqrestore(&c->incoming_lock, flags);
-	dmr_kick(c);
-}
-
-void dmr_sum_lanes(struct dmr *c, struct dmr_lanes *sum)
-{
-	int cpu, i;
-
-	memset(sum, 0, sizeof(*sum));
-	for_each_possible_cpu(cpu) {
-		const u64 *from = (const u64 *)per_cpu_ptr(c->lanes, cpu);
-
-		for (i = 0; i < sizeof(*sum) / sizeof(u64); i++)
-			((u64 *)sum)[i] += READ_ONCE(from[i]);
-	}
-}
-
 static void dmr_say(struct dmr *c, u32 level)
 {
 	const char *name = dm_table_device_name(c->ti->table);
@@ -57,12 +31,8 @@ static void dmr_say(struct dmr *c, u32 level)
 
 static void dmr_request_ended(struct dmr *c, struct bio *bio, u32 fault)
 {
-	if (fault != DMR_OK) {
-		if (dmr_bio(bio)->kind == DMR_READ)
-			dmr_count(c, failed_reads);
-		else
-			dmr_count(c, failed_writes);
-	}
+	if (fault != DMR_OK)
+		atomic64_inc(dmr_bio(bio)->kind == DMR_READ ? &c->failed_reads : &c->failed_writes);
 	bio->bi_status = dmr_status_of(fault);
 	bio_endio(bio);
 }
@@ -71,6 +41,7 @@ static void dmr_answered(struct dmr *c, u64 ticket)
 {
 	struct dmr_call *call;
 
+	dmr_describe(c);		/* a spare may have left */
 	list_for_each_entry(call, &c->calls, list)
 		if (call->ticket == ticket)
 			complete(&call->done);
@@ -93,10 +64,10 @@ static void dmr_drain(struct dmr *c)
 			dm_table_event(c->ti->table);
 	}
 	while (!list_empty(&c->free_ios)) {
-		io = list_first_entry(&c->free_ios, struct dmr_io, free);
+		io = list_first_entry(&c->free_ios, struct dmr_io, list);
 		if (!dmr_poll_op(c->volume, dmr_time(), &io->op))
 			break;
-		list_del(&io->free);
+		list_del(&io->list);
 		c->out++;
 		io->sectors_done = io->sectors_out = 0;
 		io->plain_zeroes = false;
@@ -116,7 +87,7 @@ static void dmr_take_done(struct dmr *c)
 			continue;
 		}
 		dmr_complete(c->volume, dmr_time(), io->op.id, fault);
-		list_add(&io->free, &c->free_ios);
+		list_add(&io->list, &c->free_ios);
 		c->out--;
 		dmr_drain(c);
 	}
@@ -124,14 +95,17 @@ static void dmr_take_done(struct dmr *c)
 
 static void dmr_take_reports(struct dmr *c)
 {
-	unsigned int device, fault;
-	unsigned long faults;
+	unsigned int given, device, fault;
+	unsigned long faults, flush_faults;
 
-	for (device = 0; device < DMR_DEVICES; device++) {
-		faults = xchg(&c->flush_faults[device], 0);
-		for_each_set_bit(fault, &faults, BITS_PER_LONG)
+	for (given = 0; given < DMR_DEVICES; given++) {
+		flush_faults = xchg(&c->flush_faults[given], 0);
+		faults = xchg(&c->faults[given], 0);
+		device = given ? DMR_SPARE(c->spares[given - 1].number) : DMR_MAIN;
+		if (given && device == DMR_MAIN)	/* it has left */
+			continue;
+		for_each_set_bit(fault, &flush_faults, BITS_PER_LONG)
 			dmr_report_flush(c->volume, dmr_time(), device, fault);
-		faults = xchg(&c->faults[device], 0);
 		for_each_set_bit(fault, &faults, BITS_PER_LONG)
 			dmr_report(c->volume, dmr_time(), device, fault);
 	}
@@ -165,13 +139,11 @@ static void dmr_take_bios(struct dmr *c)
 	}
 }
 
-/* c->owner held, memalloc_noio. Takes what came in and hands on what came out of it. */
+/* c->owner held, memalloc_noio, in service. Takes what came in and hands on what came out of it. */
 void dmr_turn(struct dmr *c)
 {
-	u64 at;
+	u64 at, now;
 
-	if (!c->volume || !c->running)
-		return;
 	dmr_take_done(c);
 	dmr_take_reports(c);
 	dmr_take_bios(c);
@@ -179,11 +151,11 @@ void dmr_turn(struct dmr *c)
 		dmr_timeout(c->volume, dmr_time());
 	dmr_drain(c);
 	at = dmr_next_timeout(c->volume);
-	if (at != U64_MAX) {
-		u64 now = ktime_get_ns();
-
+	now = ktime_get_ns();
+	if (!list_empty(&c->draining))
+		mod_delayed_work(c->wq, &c->tick, 1);
+	else if (at != U64_MAX)
 		mod_delayed_work(c->wq, &c->tick, at > now ? nsecs_to_jiffies(at - now) + 1 : 0);
-	}
 	wake_up_all(&c->wait);
 }
 
@@ -193,6 +165,7 @@ static void dmr_own_turn(struct dmr *c)
 
 	mutex_lock(&c->owner);
 	dmr_take_turn(c);
+	dmr_grace(c);
 	mutex_unlock(&c->owner);
 	memalloc_noio_restore(noio);
 }
@@ -241,45 +214,55 @@ void dmr_rest(struct dmr *c)
 	}
 }
 
-static void dmr_describe(struct dmr *c, struct dmr_shape *shape)
+/* Owner. Which of the given spares are of the volume; bios find their spare by it. */
+void dmr_describe(struct dmr *c)
 {
-	unsigned int i;
+	struct dmr_shape shape;
+	unsigned int i, j;
+	u32 number;
 
-	dmr_shape(c->volume, shape);
-	for (i = 0; i < DMR_MAX_SPARES; i++)
-		c->spares[i].number = ~0;
-	for (i = 0; i < DMR_MAX_SPARES; i++) {
-		c->given[i] = shape->spare[i];
-		if (shape->spare[i] < c->table.spares)
-			c->spares[shape->spare[i]].number = i;
+	dmr_shape(c->volume, &shape);
+	for (i = 0; i < c->table.spares; i++) {
+		number = ~0;
+		for (j = 0; j < DMR_MAX_SPARES; j++)
+			if (shape.spare[j] == i)
+				number = j;
+		WRITE_ONCE(c->spares[i].number, number);
 	}
-	c->block_size = shape->block_size;
+	for (j = 0; j < DMR_MAX_SPARES; j++)
+		WRITE_ONCE(c->given[j], shape.spare[j]);
+	c->block_size = shape.block_size;
+	c->logical_block = shape.logical_block;
 }
 
 /* Assembles the volume, unless it was only resting, and begins to serve it. */
 int dmr_serve(struct dmr *c)
 {
-	struct dmr_shape shape;
+	struct dmr_volume *volume = NULL;
 	bool fresh = !c->volume;
 	u32 state;
 	int r;
 
 	if (fresh) {
-		r = dmr_assemble_it(c, &c->volume);
+		r = dmr_assemble_it(c, &volume, 0);
 		if (r) {
 			DMERR("%s: %s", dm_table_device_name(c->ti->table), c->text);
 			return r;
 		}
 		if (c->text[0])
 			DMINFO("%s: %s", dm_table_device_name(c->ti->table), c->text);
-		dmr_describe(c, &shape);
-		if (shape.logical_block > bdev_logical_block_size(c->main->bdev)) {
+		mutex_lock(&c->owner);
+		c->volume = volume;
+		dmr_describe(c);
+		dmr_view(c->volume, &c->view);
+		mutex_unlock(&c->owner);
+		dmr_count_from_here(c);
+		if (c->logical_block > bdev_logical_block_size(c->main->bdev)) {
 			DMERR("%s: the volume has logical blocks of %u bytes, its main device now has smaller ones; use 'dm-remap serve'",
-			      dm_table_device_name(c->ti->table), shape.logical_block);
+			      dm_table_device_name(c->ti->table), c->logical_block);
 			dmr_end(c);
 			return -EINVAL;
 		}
-		c->view = dmr_view(c->volume);
 	}
 	mutex_lock(&c->owner);
 	c->running = true;
@@ -306,13 +289,16 @@ int dmr_serve(struct dmr *c)
 /* Nothing is out. What was not durable was not acknowledged. */
 void dmr_end(struct dmr *c)
 {
+	struct dmr_volume *volume;
 	unsigned int i;
 
-	if (!c->volume)
-		return;
-	dmr_free_it(c);
+	mutex_lock(&c->owner);
+	volume = c->volume;
 	c->volume = NULL;
-	c->view = NULL;
+	mutex_unlock(&c->owner);
+	if (!volume)
+		return;
+	dmr_free_it(c, volume);
 	for (i = 0; i < DMR_MAX_BOUNCES; i++) {
 		kfree(c->bounce[i]);
 		c->bounce[i] = NULL;

@@ -11,7 +11,6 @@
 #include <linux/mutex.h>
 #include <linux/percpu.h>
 #include <linux/spinlock.h>
-#include <linux/srcu.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 #include "dmr.h"
@@ -25,31 +24,40 @@
 #define DMR_ANSWER 4096
 #define DMR_STACK (128 << 10)
 
-enum dmr_lane { DMR_LANE_NONE, DMR_LANE_FAST, DMR_LANE_FLUSH, DMR_LANE_SLOW };
+#define DMR_MAX_SECTORS (1ULL << 42)	/* of a volume: 2 PiB */
 
-/* Beside each bio. */
+/*
+ * What the fast lane knows of a bio until it ends, in bi_private of device-mapper's clone; 0: nothing of it is in the fast lane.
+ *   63..22 sector of the volume   21..7 sectors; 0: a flush   6..2 device: 0 main, else 1 + place in the table line   1 counted   0 epoch
+ */
+#define DMR_EPOCH 1
+#define DMR_COUNTED 2
+#define DMR_TICKET_SECTORS 16384	/* most sectors of a bio with a ticket */
+
+static inline void *dmr_ticket(u64 sector, u32 sectors, u32 device, u32 counted)
+{
+	return (void *)(unsigned long)(sector << 22 | sectors << 7 | device << 2 | counted);
+}
+
+/* Beside each bio, for those that the owner has. */
 struct dmr_bio {
-	struct bvec_iter iter;		/* what of it is ours, as it came */
+	struct bvec_iter iter;		/* as it came */
 	u64 sector;			/* of the volume */
 	u32 sectors;
-	int srcu;
-	u8 lane;			/* enum dmr_lane */
 	u8 kind;			/* enum dmr_kind */
 	u8 flags;
-	u8 device;			/* by its number in the volume */
 };
 
 /* An operation of the engine that is out. */
 struct dmr_io {
 	struct dmr *c;
 	struct llist_node done;
-	struct list_head free;
+	struct list_head list;		/* free, or waiting for a grace */
 	struct dmr_op op;
 	u64 sectors_done, sectors_out;
 	struct bio *bio;
 	blk_status_t status;
 	bool plain_zeroes;		/* the device has no write zeroes */
-	struct rcu_head grace;
 };
 
 /* A message that waits. */
@@ -65,14 +73,26 @@ struct dmr_spare {
 	u32 number;			/* in the volume; ~0: none */
 };
 
+/* On each cpu. */
+struct dmr_cpu {
+	unsigned int out[2];		/* counted bios begun here less those that ended here, by epoch */
+	u64 remapped;
+};
+
 /* A device-mapper target. */
 struct dmr {
+	/* What the fast lane reads, together. */
+	struct dm_dev *main;
+	struct dmr_view view;		/* changes only while nothing is in flight */
+	struct dmr_cpu __percpu *cpu;
+	unsigned int epoch;		/* which of `out` bios are counted in now */
+
 	struct dm_target *ti;
-	struct list_head list;		/* of all targets, under dmr_targets_lock, as are in_service and stale */
+	struct list_head list;		/* of all targets, under dmr_targets_lock, as are the three below */
 	bool in_service;
 	bool stale;			/* somebody else served these spares since */
+	bool shown;			/* in sysfs, as the one of its disk */
 
-	struct dm_dev *main;
 	struct dmr_spare spares[DMR_MAX_SPARES];
 	struct dmr_table table;
 	char **words;			/* of the table line */
@@ -85,15 +105,16 @@ struct dmr {
 	struct list_head free_ios;
 	unsigned int out;
 	void *bounce[DMR_MAX_BOUNCES];
-	u32 block_size;
+	u32 block_size, logical_block;	/* bytes */
 	struct bio_list backlog;
 	struct list_head calls;
 	char text[DMR_TEXT];
 	bool running;
 
-	const struct dmr_view *view;	/* changes only while nothing is in flight */
-	struct srcu_struct srcu;	/* held from the look-up to the end of the operation (C11) */
-	struct dmr_lanes __percpu *lanes;
+	struct list_head graces;	/* operations that wait for bios that have begun */
+	struct list_head draining;	/* those whose bios are all in the other epoch */
+	atomic64_t flushes, slow, read_errors, write_errors, failed_reads, failed_writes;
+	struct dmr_lanes before;	/* what device-mapper had counted when the table was loaded */
 	struct bio_set bios;
 
 	spinlock_t incoming_lock;
@@ -108,19 +129,25 @@ struct dmr {
 	wait_queue_head_t wait;
 	void *scratch;			/* for assembly */
 	void *stack;			/* what the Rust object runs on, one at a time: under c->owner, or nothing is in service */
-	bool has_srcu;
 };
 
 #define DMR_SCRATCH 65536
-#define dmr_count(c, what) this_cpu_inc((c)->lanes->what)
-#define dmr_add(c, what, n) this_cpu_add((c)->lanes->what, n)
 
 extern unsigned int dmr_debug_level;
+extern struct mutex dmr_targets_lock;
+extern struct list_head dmr_targets;
 
 static inline struct dmr_bio *dmr_bio(struct bio *bio)
 {
 	return dm_per_bio_data(bio, sizeof(struct dmr_bio));
 }
+
+/* lane.c */
+int dmr_target_map(struct dm_target *ti, struct bio *bio);
+int dmr_target_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error);
+void dmr_grace(struct dmr *c);
+void dmr_sum_lanes(struct dmr *c, struct dmr_lanes *sum);
+void dmr_count_from_here(struct dmr *c);
 
 /* owner.c */
 struct dmr_now dmr_time(void);
@@ -128,8 +155,8 @@ void dmr_kick(struct dmr *c);
 void dmr_turn(struct dmr *c);
 void dmr_work(struct work_struct *work);
 void dmr_tick(struct work_struct *work);
-void dmr_hold(struct dmr *c, struct bio *bio);
-void dmr_sum_lanes(struct dmr *c, struct dmr_lanes *sum);
+void dmr_describe(struct dmr *c);
+void dmr_ended(struct dmr_io *io);
 int dmr_serve(struct dmr *c);
 void dmr_rest(struct dmr *c);
 void dmr_end(struct dmr *c);
@@ -137,10 +164,12 @@ void dmr_end(struct dmr *c);
 /* enter.c */
 void dmr_take_turn(struct dmr *c);
 int dmr_parse(struct dmr *c, u32 grammar);
-int dmr_assemble_it(struct dmr *c, struct dmr_volume **volume);
-void dmr_free_it(struct dmr *c);
+int dmr_assemble_it(struct dmr *c, struct dmr_volume **volume, u32 served);
+void dmr_free_it(struct dmr *c, struct dmr_volume *volume);
 int dmr_speak(struct dmr *c, unsigned int argc, char **argv, char *result, unsigned int room);
 void dmr_tell_status(struct dmr *c, char *result, unsigned int room);
+int dmr_tell_figure(struct dmr *c, u32 number, char *text, unsigned int room);
+int dmr_set_figure(struct dmr *c, u32 number, const char *value);
 
 /* io.c */
 u32 dmr_fault_of(struct block_device *bdev, blk_status_t status);
@@ -149,5 +178,11 @@ void dmr_begin(struct dmr_io *io);
 bool dmr_goes_on(struct dmr_io *io, u32 *fault);
 u32 dmr_read_device(void *context, u32 device, u64 offset, void *into, size_t bytes);
 u32 dmr_zero_device(void *context, u32 device, u64 offset, size_t bytes);
+
+/* shown.c */
+int dmr_shown_init(void);
+void dmr_shown_exit(void);
+int dmr_show_volume(struct dmr *c);
+void dmr_hide_volume(struct dmr *c);
 
 #endif

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The device-mapper target: table lines, the fast lane, suspend and resume, messages, status. */
+/* The device-mapper target: table lines, suspend and resume, messages, status. */
 
 #include <linux/module.h>
 #include <linux/sched/mm.h>
@@ -14,8 +14,8 @@ static unsigned long dmr_max_remaps;
 module_param_named(max_remaps, dmr_max_remaps, ulong, 0644);
 MODULE_PARM_DESC(max_remaps, "most blocks on the spares of a volume whose table line does not say (0: as many as there are slots)");
 
-static DEFINE_MUTEX(dmr_targets_lock);
-static LIST_HEAD(dmr_targets);
+DEFINE_MUTEX(dmr_targets_lock);
+LIST_HEAD(dmr_targets);
 
 /* ---- what the Rust object calls ---- */
 
@@ -38,128 +38,6 @@ void dmr_panic(const char *text, size_t bytes, const char *file, size_t file_byt
 	BUG();
 }
 
-/* ---- the fast lane ---- */
-
-static int dmr_target_map(struct dm_target *ti, struct bio *bio)
-{
-	struct dmr *c = ti->private;
-	struct dmr_bio *b = dmr_bio(bio);
-	struct dmr_place place;
-	unsigned int given;
-
-	b->lane = DMR_LANE_NONE;
-	if (bio->bi_opf & REQ_PREFLUSH) {	/* an empty one for each device */
-		given = dm_bio_get_target_bio_nr(bio);
-		if (!given)
-			dmr_count(c, flushes);
-		b->lane = DMR_LANE_FLUSH;
-		b->device = given ? c->spares[given - 1].number + 1 : DMR_MAIN;
-		bio_set_dev(bio, given ? c->spares[given - 1].dev->bdev : c->main->bdev);
-		return DM_MAPIO_REMAPPED;
-	}
-	b->flags = bio->bi_opf & REQ_FUA ? DMR_FUA : 0;
-	switch (bio_op(bio)) {
-	case REQ_OP_READ:
-		b->kind = DMR_READ;
-		break;
-	case REQ_OP_WRITE:
-		b->kind = DMR_WRITE;
-		break;
-	case REQ_OP_WRITE_ZEROES:
-		b->kind = DMR_ZEROES;
-		b->flags |= bio->bi_opf & REQ_NOUNMAP ? 0 : DMR_UNMAP;
-		break;
-	case REQ_OP_DISCARD:
-		b->kind = DMR_DISCARD;
-		break;
-	default:
-		return DM_MAPIO_KILL;
-	}
-	b->sector = dm_target_offset(ti, bio->bi_iter.bi_sector);
-	b->srcu = __srcu_read_lock(&c->srcu);	/* until the bio ends, on whatever cpu that is */
-	dmr_map(c->view, b->sector, bio_sectors(bio), b->kind, &place);
-	b->sectors = place.sectors;
-	if (place.sectors < bio_sectors(bio))
-		dm_accept_partial_bio(bio, place.sectors);
-	b->iter = bio->bi_iter;
-	if (b->kind == DMR_READ) {
-		dmr_count(c, reads);
-		dmr_add(c, read_sectors, place.sectors);
-	} else if (b->kind == DMR_DISCARD) {
-		dmr_count(c, discards);
-	} else {
-		dmr_count(c, writes);
-		dmr_add(c, written_sectors, place.sectors);
-	}
-	if (likely(place.kind == DMR_PLACE_MAIN)) {
-		b->lane = DMR_LANE_FAST;
-		b->device = DMR_MAIN;
-		dmr_count(c, fast);
-		bio_set_dev(bio, c->main->bdev);
-		bio->bi_iter.bi_sector = place.sector;
-		return DM_MAPIO_REMAPPED;
-	}
-	if (place.kind == DMR_PLACE_SPARE) {
-		given = c->given[place.device - 1];
-		if (likely(given < c->table.spares)) {
-			b->lane = DMR_LANE_FAST;
-			b->device = place.device;
-			dmr_count(c, fast);
-			dmr_count(c, remapped);
-			bio_set_dev(bio, c->spares[given].dev->bdev);
-			bio->bi_iter.bi_sector = c->spares[given].start + place.sector;
-			return DM_MAPIO_REMAPPED;
-		}
-	}
-	__srcu_read_unlock(&c->srcu, b->srcu);
-	if (place.kind == DMR_PLACE_NOTHING) {
-		bio_endio(bio);
-		return DM_MAPIO_SUBMITTED;
-	}
-	dmr_hold(c, bio);
-	return DM_MAPIO_SUBMITTED;
-}
-
-static int dmr_target_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
-{
-	struct dmr *c = ti->private;
-	struct dmr_bio *b = dmr_bio(bio);
-	u8 lane = b->lane;
-	u32 fault;
-
-	if (lane == DMR_LANE_FAST)
-		__srcu_read_unlock(&c->srcu, b->srcu);
-	if (likely(*error == BLK_STS_OK) || lane == DMR_LANE_NONE || lane == DMR_LANE_SLOW)
-		return DM_ENDIO_DONE;
-	b->lane = DMR_LANE_NONE;
-	fault = dmr_fault_of(b->device == DMR_MAIN ? c->main->bdev : c->spares[c->given[b->device - 1]].dev->bdev, *error);
-	if (lane == DMR_LANE_FLUSH) {
-		set_bit(fault, &c->flush_faults[b->device]);
-		dmr_kick(c);
-		return DM_ENDIO_DONE;
-	}
-	if (b->kind == DMR_DISCARD) {		/* a hint */
-		if (*error != BLK_STS_NOTSUPP)
-			*error = BLK_STS_OK;
-		return DM_ENDIO_DONE;
-	}
-	if (b->kind == DMR_READ)
-		dmr_count(c, read_errors);
-	else
-		dmr_count(c, write_errors);
-	if (dmr_blames_medium(fault)) {
-		dmr_hold(c, bio);
-		return DM_ENDIO_INCOMPLETE;
-	}
-	if (b->kind == DMR_READ)
-		dmr_count(c, failed_reads);
-	else
-		dmr_count(c, failed_writes);
-	set_bit(fault, &c->faults[b->device]);
-	dmr_kick(c);
-	return DM_ENDIO_DONE;
-}
-
 /* ---- table lines ---- */
 
 static void dmr_destroy(struct dmr *c)
@@ -170,17 +48,14 @@ static void dmr_destroy(struct dmr *c)
 	if (!list_empty(&c->list))
 		list_del(&c->list);
 	mutex_unlock(&dmr_targets_lock);
+	dmr_hide_volume(c);
 	if (c->wq) {
 		cancel_delayed_work_sync(&c->tick);
 		destroy_workqueue(c->wq);
 	}
 	dmr_end(c);
-	if (c->has_srcu) {
-		srcu_barrier(&c->srcu);
-		cleanup_srcu_struct(&c->srcu);
-	}
 	bioset_exit(&c->bios);
-	free_percpu(c->lanes);
+	free_percpu(c->cpu);
 	kvfree(c->ios);
 	kvfree(c->scratch);
 	vfree(c->stack);
@@ -195,20 +70,25 @@ static void dmr_destroy(struct dmr *c)
 	kfree(c);
 }
 
-/* Do the two use sectors of the same spare, or the same main device? */
-static bool dmr_overlap(const struct dmr *a, const struct dmr *b)
+/* Which spares of `a` have sectors that `b` uses (bit n: the one of that place). */
+static u32 dmr_shared_spares(const struct dmr *a, const struct dmr *b)
 {
 	unsigned int i, j;
+	u32 shared = 0;
 
-	if (a->main->bdev == b->main->bdev)
-		return true;
 	for (i = 0; i < a->table.spares; i++)
 		for (j = 0; j < b->table.spares; j++)
 			if (a->spares[i].dev->bdev == b->spares[j].dev->bdev &&
 			    a->spares[i].start < b->spares[j].start + b->spares[j].sectors &&
 			    b->spares[j].start < a->spares[i].start + a->spares[i].sectors)
-				return true;
-	return false;
+				shared |= 1U << i;
+	return shared;
+}
+
+/* Do the two use sectors of the same spare, or the same main device? */
+static bool dmr_overlap(const struct dmr *a, const struct dmr *b)
+{
+	return a->main->bdev == b->main->bdev || dmr_shared_spares(a, b);
 }
 
 /* dmr_targets_lock held. */
@@ -252,7 +132,10 @@ static int dmr_open_devices(struct dmr *c)
 		spare->number = ~0;
 	}
 	ti->error = "Table line longer than the main device";
-	return ti->len > bdev_nr_sectors(c->main->bdev) ? -EINVAL : 0;
+	if (ti->len > bdev_nr_sectors(c->main->bdev))
+		return -EINVAL;
+	ti->error = "Main device larger than the 2 PiB that this target serves";
+	return ti->len > DMR_MAX_SECTORS ? -EFBIG : 0;
 }
 
 static int dmr_alloc_all(struct dmr *c, unsigned int argc, char **argv)
@@ -263,9 +146,9 @@ static int dmr_alloc_all(struct dmr *c, unsigned int argc, char **argv)
 	c->ios = kvcalloc(DMR_IOS, sizeof(*c->ios), GFP_KERNEL);
 	c->scratch = kvmalloc(DMR_SCRATCH, GFP_KERNEL);
 	c->stack = vmalloc(DMR_STACK);
-	c->lanes = alloc_percpu(struct dmr_lanes);
+	c->cpu = alloc_percpu(struct dmr_cpu);
 	c->wq = alloc_ordered_workqueue("dm-remap", WQ_MEM_RECLAIM);
-	if (!c->words || !c->ios || !c->scratch || !c->stack || !c->lanes || !c->wq)
+	if (!c->words || !c->ios || !c->scratch || !c->stack || !c->cpu || !c->wq)
 		return -ENOMEM;
 	for (; c->word_count < argc; c->word_count++) {
 		c->words[c->word_count] = kstrdup(argv[c->word_count], GFP_KERNEL);
@@ -274,11 +157,8 @@ static int dmr_alloc_all(struct dmr *c, unsigned int argc, char **argv)
 	}
 	for (i = 0; i < DMR_IOS; i++) {
 		c->ios[i].c = c;
-		list_add_tail(&c->ios[i].free, &c->free_ios);
+		list_add_tail(&c->ios[i].list, &c->free_ios);
 	}
-	if (init_srcu_struct(&c->srcu))
-		return -ENOMEM;
-	c->has_srcu = true;
 	return bioset_init(&c->bios, DMR_IOS, 0, BIOSET_NEED_BVECS);
 }
 
@@ -291,6 +171,8 @@ static struct dmr *dmr_make(struct dm_target *ti)
 	c->ti = ti;
 	INIT_LIST_HEAD(&c->list);
 	INIT_LIST_HEAD(&c->free_ios);
+	INIT_LIST_HEAD(&c->graces);
+	INIT_LIST_HEAD(&c->draining);
 	INIT_LIST_HEAD(&c->calls);
 	mutex_init(&c->owner);
 	spin_lock_init(&c->incoming_lock);
@@ -322,6 +204,7 @@ static int dmr_build(struct dmr *c, unsigned int argc, char **argv)
 	struct dm_target *ti = c->ti;
 	struct dmr *rival;
 	bool other;
+	u32 served;
 	int r;
 
 	ti->error = "Too many words";
@@ -347,13 +230,13 @@ static int dmr_build(struct dmr *c, unsigned int argc, char **argv)
 	list_add(&c->list, &dmr_targets);
 	rival = dmr_rival(c);
 	other = rival && dm_table_get_md(rival->ti->table) != dm_table_get_md(ti->table);
+	served = rival ? dmr_shared_spares(c, rival) : 0;
 	mutex_unlock(&dmr_targets_lock);
 	ti->error = "Main device or spare is in use by another volume in service";
 	if (other)
 		return -EBUSY;
-	if (rival)	/* a table that is to replace it: what is on the spares changes until then */
-		return 0;
-	r = dmr_assemble_it(c, NULL);
+	/* Of a table that is to replace another one the spares in service are looked at when it does: until then they change. */
+	r = dmr_assemble_it(c, NULL, served);
 	ti->error = c->text;
 	return r;
 }
@@ -417,7 +300,10 @@ static int dmr_target_preresume(struct dm_target *ti)
 		dmr_end(c);
 	c->stale = false;
 	r = dmr_serve(c);
+	if (!r && !c->shown)
+		r = dmr_show_volume(c);
 	if (r) {
+		dmr_rest(c);
 		mutex_lock(&dmr_targets_lock);
 		c->in_service = false;
 		mutex_unlock(&dmr_targets_lock);
@@ -485,7 +371,7 @@ static int dmr_target_iterate(struct dm_target *ti, iterate_devices_callout_fn f
 	{							\
 		.name = name_,					\
 		.version = { 1, 0, 0 },				\
-		.features = DM_TARGET_SINGLETON,		\
+		.features = DM_TARGET_SINGLETON | DM_TARGET_NOWAIT,	\
 		.module = THIS_MODULE,				\
 		.ctr = dmr_target_ctr,				\
 		.dtr = dmr_target_dtr,				\
@@ -504,14 +390,18 @@ static int __init dmr_init(void)
 {
 	int i, r;
 
-	BUILD_BUG_ON(sizeof(struct dmr_table) != 360 || sizeof(struct dmr_assembly) != 664 || sizeof(struct dmr_shape) != 88);
+	BUILD_BUG_ON(sizeof(struct dmr_table) != 360 || sizeof(struct dmr_assembly) != 672 || sizeof(struct dmr_shape) != 88);
 	BUILD_BUG_ON(sizeof(struct dmr_place) != 16 || sizeof(struct dmr_op) != 64 || sizeof(struct dmr_event) != 24);
-	BUILD_BUG_ON(sizeof(struct dmr_lanes) != 104);
+	BUILD_BUG_ON(sizeof(struct dmr_lanes) != 96 || sizeof(struct dmr_view) != 32);
+	r = dmr_shown_init();
+	if (r)
+		return r;
 	for (i = 0; i < ARRAY_SIZE(dmr_types); i++) {
 		r = dm_register_target(&dmr_types[i]);
 		if (r) {
 			while (i--)
 				dm_unregister_target(&dmr_types[i]);
+			dmr_shown_exit();
 			return r;
 		}
 	}
@@ -524,6 +414,7 @@ static void __exit dmr_exit(void)
 
 	for (i = 0; i < ARRAY_SIZE(dmr_types); i++)
 		dm_unregister_target(&dmr_types[i]);
+	dmr_shown_exit();
 }
 
 module_init(dmr_init);

@@ -13,11 +13,15 @@ ok "it has a write cache as they have" grep -q "write back" /sys/block/$dm/queue
 
 flushes() { awk '{print $16}' /sys/block/$1/stat; }
 before_main=$(flushes sda) before_spare=$(flushes vda)
+shown() { cat /sys/block/$dm/remap/$1; }
+before_writes=$(shown writes) before_flushes=$(shown flushes)
 pattern F 8 >/tmp/f
 $DD if=/tmp/f of=$D bs=4096 seek=500 oflag=direct conv=notrunc,fsync 2>/dev/null
 echo "# flushes of main $before_main -> $(flushes sda), of spare $before_spare -> $(flushes vda)"
 ok "a flush reaches the main device" test $(flushes sda) -gt $before_main
 ok "and the spare" test $(flushes vda) -gt $before_spare
+ok "it is counted as one" test $(shown flushes) = $((before_flushes + 1))
+ok "and not as a write" test $(shown writes) = $((before_writes + 1))
 
 ok "a write that the medium refuses succeeds" put /tmp/f $D 3000
 get $D 3000 8 /tmp/b

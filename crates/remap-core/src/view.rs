@@ -131,6 +131,14 @@ impl View {
         }
     }
 
+    /// For a reader that does not call [`View::first`] (the kernel's): a bit per region, how many blocks are moving, and the blocks of
+    /// a region as a power of two. A stretch within one region is on the main device if nothing moves (read first, and acquired) and the
+    /// region's bit is not set; who finds anything else asks [`View::first`].
+    #[must_use]
+    pub fn summary(&self) -> (&[AtomicU64], &AtomicUsize, u32) {
+        (&self.summary, &self.moving_count, self.region_shift)
+    }
+
     /// The answer where the summary has none.
     #[inline(never)]
     fn look_up(&self, block: u64, end: u64) -> Stretch {

@@ -458,6 +458,23 @@ impl Engine {
         self.commit.in_step()
     }
 
+    /// What is done with a bad block from now on; jobs that are under way go on with it.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Another policy than the one that the volume was opened with. It is not noted on the spares.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
+    /// Most blocks that may be remapped from now on; what is remapped stays so.
+    pub fn set_max_remaps(&mut self, most: Option<u64>) {
+        self.config.max_remaps = most;
+        self.advance();
+    }
+
     /// Is remapping suspended, and since which fault?
     #[must_use]
     pub fn breaker(&self) -> Option<(DeviceId, Fault)> {

@@ -9,6 +9,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Display, Formatter, Write};
 
+use arrayvec::ArrayVec;
 use remap_content::{ContentUuid, WORK_BYTES, content_uuid};
 use remap_core::engine::EngineConfig;
 use remap_core::memory::NoMemory;
@@ -16,10 +17,11 @@ use remap_core::op::Fault;
 use remap_core::recovery::{Flaw, Recovered, RecoveryError, SpareReader, recover};
 use remap_core::units::Now;
 use remap_format::layout::{self, LayoutError};
-use remap_format::{DecodeError, MainIdentity, PAGE_SIZE, Superblock, SuperblockFlags};
+use remap_format::{DecodeError, MAX_SPARES, MainIdentity, PAGE_SIZE, Superblock, SuperblockFlags};
 use remap_words::answer::fault_word;
 use remap_words::table::{Adopt, TableLine};
 
+use crate::spares::Waiting;
 use crate::volume::{Boxed, Volume};
 
 /// Block size of a volume that is made without another wish, in bytes.
@@ -68,6 +70,8 @@ pub struct Plan<'a> {
     pub name: &'a str,
     /// The time.
     pub now: Now,
+    /// Spares (bit n: the one of that place) that another table of the same device serves meanwhile: they are not looked at.
+    pub served: u32,
 }
 
 /// Why a volume was not assembled. Its text says what would do.
@@ -232,11 +236,13 @@ impl Refusal {
     }
 }
 
-struct Reader<'d>(&'d mut dyn Devices, usize);
+/// Some of the given spares.
+struct Reader<'d>(&'d mut dyn Devices, &'d [usize]);
 
 impl SpareReader for Reader<'_> {
     fn read(&mut self, spare: usize, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
-        self.0.read(Some(self.1 + spare), offset, into)
+        let given = self.1.get(spare).copied().ok_or(Fault::Gone)?;
+        self.0.read(Some(given), offset, into)
     }
 }
 
@@ -254,10 +260,11 @@ pub fn assemble(
     if plan.main.read_only || locked.is_some() {
         return Err(Refusal::ReadOnly(locked.map(|(spare, _)| spare).filter(|_| !plan.main.read_only)));
     }
-    let mut sizes = Vec::new();
-    sizes.try_reserve_exact(plan.spares.len()).map_err(|_| NoMemory)?;
-    sizes.extend(plan.spares.iter().map(|spare| spare.bytes));
-    let recovered = match recover(&mut Reader(devices, 0), &sizes, plan.line.any_state) {
+    if plan.served != 0 {
+        return new_ones(plan, devices);
+    }
+    let mut waiting = Vec::new();
+    let recovered = match find(plan, devices, &mut waiting)? {
         Ok(mut recovered) => {
             check(plan, devices, &mut recovered, say)?;
             recovered
@@ -266,20 +273,85 @@ pub fn assemble(
             return Err(Refusal::NoVolume(spare, flaw));
         }
         Err(RecoveryError::NoMetadata { spare: _, flaw: Flaw::Damaged(DecodeError::Magic(_)) }) => {
-            adopt(plan, devices, &sizes, rehearse, say)?
+            waiting.clear();
+            adopt(plan, devices, rehearse, say)?
         }
-        Err(_) if plan.line.adopt == Adopt::Force => adopt(plan, devices, &sizes, rehearse, say)?,
+        Err(_) if plan.line.adopt == Adopt::Force => {
+            waiting.clear();
+            adopt(plan, devices, rehearse, say)?
+        }
         Err(error) => return Err(error.into()),
     };
     if rehearse {
         return Ok(None);
+    }
+    for spare in &waiting {
+        if plan.line.adopt == Adopt::Force {
+            wipe(devices, spare.given, spare.bytes)?;
+        }
+        // The log may be full; it waits all the same.
+        let _ =
+            write!(say, "spare {} is not of the volume: it waits for the message add-spare. ", spare.given);
     }
     let config = EngineConfig {
         policy: plan.line.policy,
         max_remaps: plan.line.max_remaps,
         ..EngineConfig::default()
     };
-    Ok(Some(Volume::start(recovered, config, plan.now)?))
+    Ok(Some(Volume::start(recovered, waiting, config, plan.now)?))
+}
+
+/// A table that takes over from one in service: may the spares that it brings join?
+fn new_ones(plan: &Plan<'_>, devices: &mut dyn Devices) -> Result<Option<Boxed>, Refusal> {
+    let fresh =
+        (0u32..).zip(plan.spares).filter(|(given, _)| plan.served.checked_shr(*given).unwrap_or(0) & 1 == 0);
+    for (given, shape) in fresh {
+        if plan.line.adopt != Adopt::Force {
+            is_blank(devices, given as usize, *shape)?;
+        }
+    }
+    Ok(None)
+}
+
+/// Reads the metadata. Spares that the volume does not know, and that hold nothing, wait.
+fn find(
+    plan: &Plan<'_>,
+    devices: &mut dyn Devices,
+    waiting: &mut Vec<Waiting>,
+) -> Result<Result<Recovered, RecoveryError>, Refusal> {
+    let mut members: ArrayVec<usize, MAX_SPARES> = (0..plan.spares.len()).take(MAX_SPARES).collect();
+    waiting.try_reserve_exact(members.len()).map_err(|_| NoMemory)?;
+    loop {
+        let shape = |given: &usize| plan.spares.get(*given).copied().unwrap_or_default();
+        let sizes: ArrayVec<u64, MAX_SPARES> = members.iter().map(|given| shape(given).bytes).collect();
+        let mut recovered = recover(&mut Reader(devices, &members), &sizes, plan.line.any_state);
+        let stranger = match &mut recovered {
+            Err(RecoveryError::NotAMember { spare, .. }) => members.get(*spare).copied(),
+            Err(RecoveryError::NoMetadata { spare, flaw: Flaw::Damaged(DecodeError::Magic(_)) }) => {
+                let given = members.get(*spare).copied();
+                *spare = given.unwrap_or(*spare);
+                given.filter(|_| members.len() > 1)
+            }
+            _ => None,
+        };
+        if let Some(given) = stranger {
+            let DeviceShape { bytes, logical_block, .. } = shape(&given);
+            if plan.line.adopt != Adopt::Force {
+                is_blank(devices, given, shape(&given))?;
+            }
+            let uuid = plan.random.get(given + 1).map(uuid).unwrap_or_default();
+            if waiting.len() < waiting.capacity() {
+                waiting.push(Waiting { given, bytes, logical_block, uuid });
+            }
+            members.retain(|member| *member != given);
+            continue;
+        }
+        if let Ok(recovered) = &mut recovered {
+            let given = |member: usize| members.get(member).copied();
+            recovered.devices.iter_mut().for_each(|device| *device = device.and_then(given));
+        }
+        return Ok(recovered);
+    }
 }
 
 /// Is this the volume that the line means, and its main device?
@@ -403,7 +475,6 @@ fn identify(
 fn adopt(
     plan: &Plan<'_>,
     devices: &mut dyn Devices,
-    sizes: &[u64],
     rehearse: bool,
     say: &mut dyn Write,
 ) -> Result<Recovered, Refusal> {
@@ -426,15 +497,10 @@ fn adopt(
             is_blank(devices, number, *spare)?;
         }
     }
-    let mut records = Vec::new();
-    records.try_reserve_exact(sizes.len()).map_err(|_| NoMemory)?;
     let names = plan.random.iter().skip(1).map(uuid);
-    let whole = sizes.iter().map(|size| size - size % u64::from(block_size));
-    records.extend(names.zip(whole));
-    let usable: &[([u8; 16], u64)] = &records;
-    let mut rounded = Vec::new();
-    rounded.try_reserve_exact(sizes.len()).map_err(|_| NoMemory)?;
-    rounded.extend(usable.iter().map(|(_, size)| *size));
+    let whole = plan.spares.iter().map(|spare| spare.bytes - spare.bytes % u64::from(block_size));
+    let usable: ArrayVec<([u8; 16], u64), MAX_SPARES> = names.zip(whole).take(MAX_SPARES).collect();
+    let rounded: ArrayVec<u64, MAX_SPARES> = usable.iter().map(|(_, size)| *size).collect();
     let shape = layout::plan(&rounded, u64::from(block_size)).map_err(Refusal::Layout)?;
     let (holds, _) = identify(devices, None, plan.main)?;
     let main = MainIdentity {
@@ -444,13 +510,15 @@ fn adopt(
         ..MainIdentity::default()
     };
     let volume = plan.random.first().map(uuid).unwrap_or_default();
-    let mut superblock = Superblock::new(volume, plan.name, block_size, &shape, usable, main);
+    let mut superblock = Superblock::new(volume, plan.name, block_size, &shape, &usable, main);
     (superblock.created, superblock.written) = (plan.now.unix_s, plan.now.unix_s);
     superblock.policy = plan.line.policy.unwrap_or_default();
     let mut recovered = Recovered::fresh(superblock, &[])?;
     recovered.mark_edited();
     if !rehearse {
-        wipe(devices, sizes)?;
+        for (given, spare) in plan.spares.iter().enumerate() {
+            wipe(devices, given, spare.bytes)?;
+        }
         // The log may be full; the volume is there all the same.
         let _ = write!(say, "adopted as volume '{}' with blocks of {block_size} bytes. ", plan.name);
     }
@@ -467,7 +535,7 @@ fn uuid(random: &[u8; 16]) -> [u8; 16] {
 
 /// Refuses a spare that holds anything that is known.
 fn is_blank(devices: &mut dyn Devices, spare: usize, shape: DeviceShape) -> Result<(), Refusal> {
-    match recover(&mut Reader(devices, spare), &[shape.bytes], true) {
+    match recover(&mut Reader(devices, &[spare]), &[shape.bytes], true) {
         Err(RecoveryError::NoMetadata { flaw: Flaw::Damaged(DecodeError::Magic(_)), .. }) => {}
         Ok(found) => return Err(Refusal::InUse(spare, Occupant::Volume(found.superblock.name))),
         Err(error @ (RecoveryError::Memory(_) | RecoveryError::Unreachable { .. })) => {
@@ -496,13 +564,11 @@ fn is_blank(devices: &mut dyn Devices, spare: usize, shape: DeviceShape) -> Resu
     Ok(())
 }
 
-/// Makes sure that no superblock of an earlier life is found on the spares.
-fn wipe(devices: &mut dyn Devices, sizes: &[u64]) -> Result<(), Refusal> {
+/// Makes sure that no superblock of an earlier life is found on a spare.
+fn wipe(devices: &mut dyn Devices, spare: usize, size: u64) -> Result<(), Refusal> {
     let bytes = layout::SUPERBLOCK_PAGES * PAGE_SIZE as u64;
-    for (spare, &size) in sizes.iter().enumerate() {
-        for place in layout::search_places(size).into_iter().filter(|place| place + bytes <= size) {
-            devices.zero(spare, place, bytes).map_err(|fault| Refusal::Write(spare, fault))?;
-        }
+    for place in layout::search_places(size).into_iter().filter(|place| place + bytes <= size) {
+        devices.zero(spare, place, bytes).map_err(|fault| Refusal::Write(spare, fault))?;
     }
     Ok(())
 }

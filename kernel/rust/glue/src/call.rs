@@ -13,17 +13,25 @@ use remap_core::units::{Block, Extent, Now, Sector};
 use remap_format::Cause;
 use remap_words::answer::{self, Count, SpareSector};
 use remap_words::figures::Asked;
-use remap_words::message::{self, Message};
+use remap_words::message::{self, Message, MessageError};
 
+use crate::spares::{CHANGES, Change, Names};
 use crate::volume::Volume;
 
 /// Messages under way at a time; as many as the engine takes commands.
 const MAX_CALLS: usize = 64;
 
+/// What was asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Order {
+    Message(Message),
+    Spares(Change),
+}
+
 #[derive(Debug)]
 struct Call {
     ticket: u64,
-    message: Message,
+    order: Order,
     /// Copies out of step when it was asked.
     damaged: usize,
     outcome: Option<CommandOutcome>,
@@ -42,17 +50,6 @@ impl Calls {
         let mut list = Vec::new();
         list.try_reserve_exact(MAX_CALLS).map_err(|_| NoMemory)?;
         Ok(Self { list, last: 0 })
-    }
-
-    /// The engine is done with one; is somebody waiting?
-    pub(crate) fn ended(&mut self, ticket: u64, outcome: &CommandOutcome) -> bool {
-        let Some(call) = self.list.iter_mut().find(|call| call.ticket == ticket) else { return false };
-        call.outcome = Some(*outcome);
-        let waits = !call.forgotten;
-        if !waits {
-            self.list.retain(|call| call.ticket != ticket);
-        }
-        waits
     }
 }
 
@@ -75,22 +72,43 @@ impl Display for Lost {
 }
 
 impl Volume {
-    /// Takes a message. The answer goes into `out`, now or after [`Volume::answer`].
-    pub fn message(&mut self, now: Now, words: &[&str], asked: Asked, out: &mut dyn Write) -> Progress {
+    /// Takes a message. The answer goes into `out`, now or after [`Volume::answer`]. `names` are those of the spares of the table line.
+    pub fn message(
+        &mut self,
+        now: Now,
+        words: &[&str],
+        names: &[Names<'_>],
+        asked: Asked,
+        out: &mut dyn Write,
+    ) -> Progress {
+        self.now = now;
+        if let Some(progress) = self.spare_message(now, words, names, out) {
+            return progress;
+        }
         let message = match message::parse(words, self.sectors()) {
             Ok(message) => message,
             Err(refusal) => {
                 // An answer that is cut is an answer.
-                let _ = write!(out, "{refusal}");
+                let _ = match refusal {
+                    MessageError::Unknown(word) => {
+                        write!(out, "error: unknown command '{word}' (try: {}, {CHANGES})", message::KNOWN)
+                    }
+                    refusal => write!(out, "{refusal}"),
+                };
                 return Progress::Answered;
             }
         };
-        match self.begin(now, message) {
-            Some(progress) => {
-                if progress == Progress::Answered {
-                    let _ = out.write_str("error: too many messages are under way; try again");
+        match self.command_for(message) {
+            Some(command) => {
+                let begun = self.order(now, command, Order::Message(message), out);
+                if begun.is_some() {
+                    match message {
+                        Message::Suspend => self.suspended = true,
+                        Message::Resume => self.suspended = false,
+                        _ => {}
+                    }
                 }
-                progress
+                begun.unwrap_or(Progress::Answered)
             }
             None => {
                 let _ = self.say(message, asked, out);
@@ -99,10 +117,10 @@ impl Volume {
         }
     }
 
-    /// Begins what needs the engine; `None`: nothing does. `Answered`: there is no room.
-    fn begin(&mut self, now: Now, message: Message) -> Option<Progress> {
+    /// What the engine is to do for it; `None`: nothing.
+    fn command_for(&self, message: Message) -> Option<Command> {
         let everything = || Extent::new(Sector(0), self.sectors());
-        let command = match message {
+        Some(match message {
             Message::Remap(extent) => Command::Remap(extent, Cause::Manual),
             Message::TestRemap(sector) => Command::Remap(Extent::new(sector, 1)?, Cause::Manual),
             Message::Verify(None) => Command::Verify { extent: everything()?, all: false },
@@ -115,23 +133,51 @@ impl Volume {
             Message::Suspend => Command::Suspend,
             Message::Resume => Command::Resume,
             _ => return None,
-        };
-        if self.calls.list.len() >= MAX_CALLS {
-            return Some(Progress::Answered);
-        }
-        self.calls.last += 1;
-        let ticket = self.calls.last;
+        })
+    }
+
+    /// Begins what the engine does; `None`: there is no room, and `out` says so.
+    pub(crate) fn order(
+        &mut self,
+        now: Now,
+        command: Command,
+        order: Order,
+        out: &mut dyn Write,
+    ) -> Option<Progress> {
+        let ticket = self.calls.last.wrapping_add(1);
         let damaged = 5 - usize::from(self.copies_in_step().min(5));
-        if self.engine.command(now, CommandId(ticket), command).is_err() {
-            return Some(Progress::Answered);
+        let room = self.calls.list.len() < self.calls.list.capacity().min(MAX_CALLS);
+        if !room || self.engine.command(now, CommandId(ticket), command).is_err() {
+            // An answer that is cut is an answer.
+            let _ = out.write_str("error: too many messages are under way; try again");
+            return None;
         }
-        match message {
-            Message::Suspend => self.suspended = true,
-            Message::Resume => self.suspended = false,
-            _ => {}
-        }
-        self.calls.list.push(Call { ticket, message, damaged, outcome: None, forgotten: false });
+        self.calls.last = ticket;
+        self.calls.list.push(Call { ticket, order, damaged, outcome: None, forgotten: false });
         Some(Progress::Pending(ticket))
+    }
+
+    /// The engine is done with one; is somebody to be told?
+    pub(crate) fn call_ended(&mut self, ticket: u64, outcome: &CommandOutcome) -> bool {
+        let Some(at) = self.calls.list.iter().position(|call| call.ticket == ticket) else { return false };
+        let mut order = self.calls.list.get(at).map(|call| call.order);
+        if let Some(Order::Spares(change)) = &mut order
+            && self.spares_changed(ticket, change, outcome).is_none()
+        {
+            // With its next step it goes on.
+            if let Some(call) = self.calls.list.get_mut(at) {
+                call.order = Order::Spares(*change);
+            }
+            return false;
+        }
+        let Some(call) = self.calls.list.get_mut(at) else { return false };
+        call.order = order.unwrap_or(call.order);
+        call.outcome = Some(*outcome);
+        let waits = !call.forgotten;
+        if !waits {
+            self.calls.list.retain(|call| call.ticket != ticket);
+        }
+        waits
     }
 
     /// The answer to a message that has ended.
@@ -141,7 +187,14 @@ impl Volume {
         let outcome = call.outcome.unwrap_or_default();
         let entries = self.engine.counts().entries;
         // An answer that is cut is an answer.
-        let _ = match call.message {
+        let message = match call.order {
+            Order::Message(message) => message,
+            Order::Spares(change) => {
+                let _ = self.say_change(change, &outcome, out);
+                return;
+            }
+        };
+        let _ = match message {
             Message::Remap(extent) if extent.sectors() == 1 => {
                 let place = self.place_of(extent.start());
                 answer::remapped_one(out, extent.start(), &outcome, place)
@@ -175,7 +228,7 @@ impl Volume {
         let figures = self.figures(asked);
         match message {
             Message::Ping => out.write_str("pong"),
-            Message::Help => write!(out, "Commands: {}", message::KNOWN),
+            Message::Help => write!(out, "Commands: {}, {CHANGES}", message::KNOWN),
             Message::Look(sector) => {
                 let block_sectors = u64::from(self.engine.volume().block_sectors());
                 let entry = self.engine.table().get(Block(sector.0 / block_sectors));

@@ -15,6 +15,8 @@ extern crate std;
 pub mod assemble;
 pub mod call;
 pub mod lookup;
+pub mod shown;
+pub mod spares;
 pub mod text;
 pub mod volume;
 

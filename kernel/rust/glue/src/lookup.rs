@@ -4,6 +4,7 @@
 //! Invariant: it takes no lock, allocates nothing and cannot panic; it may run in any context while the engine changes the table.
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, AtomicUsize};
 
 use remap_core::units::Block;
 use remap_core::view::{Placement, View};
@@ -56,6 +57,13 @@ impl Lookup {
     #[must_use]
     pub fn new(view: Arc<View>, shift: u32) -> Self {
         Self { view, shift: shift & 63 }
+    }
+
+    /// What a driver looks at before it asks [`Lookup::place`]: see [`View::summary`]; a region in sectors, as a power of two.
+    #[must_use]
+    pub fn summary(&self) -> (&[AtomicU64], &AtomicUsize, u32) {
+        let (summary, moving, blocks_shift) = self.view.summary();
+        (summary, moving, blocks_shift + self.shift)
     }
 
     /// Where `sectors` sectors from `sector` on are, as far as they lie together.

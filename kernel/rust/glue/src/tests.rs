@@ -14,6 +14,7 @@ use remap_words::table::{self, Grammar, TableLine};
 use crate::assemble::{DeviceShape, Devices, Plan, Refusal, assemble};
 use crate::call::Progress;
 use crate::lookup::{self, Lane};
+use crate::shown::{self, Lanes};
 use crate::text::Text;
 use crate::volume::{Boxed, Source, Told, Volume, WorkKind};
 
@@ -22,30 +23,41 @@ const SECTORS: usize = 8192;
 struct Disks {
     main: Vec<u8>,
     spare: Vec<u8>,
+    /// Another spare of the table line; empty: there is none.
+    second: Vec<u8>,
     bad: Vec<u64>,
     bounces: HashMap<u16, Vec<u8>>,
 }
 
 impl Disks {
     fn blank() -> Self {
-        Self { main: vec![0; SECTORS * 512], spare: vec![0; 4 << 20], bad: vec![], bounces: HashMap::new() }
+        Self {
+            main: vec![0; SECTORS * 512],
+            spare: vec![0; 4 << 20],
+            second: vec![],
+            bad: vec![],
+            bounces: HashMap::new(),
+        }
     }
 
-    fn disk(&mut self, device: DeviceId) -> &mut Vec<u8> {
-        if device == DeviceId::Main { &mut self.main } else { &mut self.spare }
+    fn given(&mut self, spare: usize) -> &mut Vec<u8> {
+        if spare == 0 { &mut self.spare } else { &mut self.second }
     }
 }
 
 impl Devices for Disks {
     fn read(&mut self, spare: Option<usize>, offset: u64, into: &mut [u8]) -> Result<(), Fault> {
-        let disk = if spare.is_some() { &self.spare } else { &self.main };
+        let disk = match spare {
+            Some(given) => &*self.given(given),
+            None => &self.main,
+        };
         let at = offset as usize;
         into.copy_from_slice(disk.get(at..at + into.len()).ok_or(Fault::Gone)?);
         Ok(())
     }
 
-    fn zero(&mut self, _: usize, offset: u64, bytes: u64) -> Result<(), Fault> {
-        self.spare[offset as usize..(offset + bytes) as usize].fill(0);
+    fn zero(&mut self, spare: usize, offset: u64, bytes: u64) -> Result<(), Fault> {
+        self.given(spare)[offset as usize..(offset + bytes) as usize].fill(0);
         Ok(())
     }
 }
@@ -67,14 +79,16 @@ fn line(words: &str) -> TableLine {
 fn open(disks: &mut Disks, words: &str, rehearse: bool) -> (Result<Option<Boxed>, Refusal>, String) {
     let line = line(words);
     let shape = |bytes: usize| DeviceShape { bytes: bytes as u64, logical_block: 512, read_only: false };
+    let spares = [shape(disks.spare.len()), shape(disks.second.len())];
     let plan = Plan {
         line: &line,
         main: shape(disks.main.len()),
-        spares: &[shape(disks.spare.len())],
+        spares: &spares[..line.spares.len()],
         volume_bytes: (SECTORS * 512) as u64,
-        random: &[[7; 16], [9; 16]],
+        random: &[[7; 16], [9; 16], [11; 16]],
         name: "dm-0",
         now: Now { mono_ns: 1, unix_s: 1_700_000_000 },
+        served: 0,
     };
     let mut said = String::new();
     (assemble(&plan, disks, rehearse, &mut said), said)
@@ -139,10 +153,16 @@ impl Guest {
                     _ => 0,
                 };
                 let mut bytes = buffer.get(from..from + len).unwrap_or_default().to_vec();
-                let target = work.device;
+                let target = match work.device {
+                    DeviceId::Main => &mut disks.main,
+                    DeviceId::Spare(n) => {
+                        let given = self.volume[0].devices()[usize::from(n)].expect("a spare of the volume");
+                        disks.given(given)
+                    }
+                };
                 match work.kind {
                     WorkKind::Read => {
-                        bytes.copy_from_slice(&disks.disk(target)[at..at + len]);
+                        bytes.copy_from_slice(&target[at..at + len]);
                         match work.source {
                             Source::Request(id, _) => {
                                 self.requests.get_mut(&id).unwrap()[from..from + len].copy_from_slice(&bytes);
@@ -156,9 +176,9 @@ impl Guest {
                     }
                     WorkKind::Write { .. } => {
                         assert_eq!(bytes.len(), len, "{work:?}");
-                        disks.disk(target)[at..at + len].copy_from_slice(&bytes);
+                        target[at..at + len].copy_from_slice(&bytes);
                     }
-                    WorkKind::Zeroes { .. } => disks.disk(target)[at..at + len].fill(0),
+                    WorkKind::Zeroes { .. } => target[at..at + len].fill(0),
                     WorkKind::Discard | WorkKind::Flush | WorkKind::Grace => {}
                 }
                 Ok(())
@@ -188,7 +208,10 @@ impl Guest {
     fn say(&mut self, disks: &mut Disks, words: &str) -> String {
         let words: Vec<&str> = words.split_whitespace().collect();
         let (mut out, now) = (String::new(), self.now);
-        if let Progress::Pending(ticket) = self.volume().message(now, &words, Asked::default(), &mut out) {
+        let names = [["s", "1:1"], ["t", "1:2"]];
+        if let Progress::Pending(ticket) =
+            self.volume().message(now, &words, &names, Asked::default(), &mut out)
+        {
             assert!(out.is_empty());
             self.run(disks);
             assert_eq!(self.answers.pop(), Some(ticket));
@@ -340,12 +363,132 @@ fn every_message_has_an_answer() {
         assert!(found.starts_with(answer), "{words}: {found}");
     }
     let (mut out, now) = (String::new(), guest.now);
-    let Progress::Pending(ticket) = guest.volume().message(now, &["save"], Asked::default(), &mut out) else {
+    let Progress::Pending(ticket) = guest.volume().message(now, &["save"], &[], Asked::default(), &mut out)
+    else {
         panic!("a save takes time")
     };
     guest.volume().forget(ticket);
     guest.run(&mut disks);
     assert!(guest.answers.is_empty(), "nobody waits for a forgotten one");
+}
+
+#[test]
+fn spares_join_leave_and_take_each_others_place() {
+    let mut disks = Disks::blank();
+    drop(guest(&mut disks, "m s"));
+    disks.second = vec![0; 4 << 20];
+    let mut guest = guest(&mut disks, "m s 2 spare t");
+    assert!(disks.second.iter().all(|&byte| byte == 0), "nobody writes to a spare that waits");
+    disks.bad = (80..88).collect();
+    assert_eq!(guest.ask(&mut disks, RequestKind::Write { fua: true }, 80, vec![8; 4096]).0, Ok(()));
+    for (words, answer) in [
+        ("retire-spare 0", "error: spare 0 is the volume's only one"),
+        ("add-spare u", "error: u is not in the table line: load one with the option 'spare u'"),
+        ("add-spare s", "error: s is spare 0 of the volume already"),
+        ("add-spare t force", "error: a spare that holds something"),
+        ("add-spare", "error: wrong arguments for 'add-spare'"),
+        ("migrate t 7", "error: the volume has no spare number 7"),
+        ("retire-spare x", "error: 'x' is not the number of a spare"),
+        ("Add-Spare 1:2", "spare 1 has joined; from now on"),
+        ("migrate t", "error: which spare is it to replace?"),
+        ("remap 800", "remapped sector 800 -> spare sector"),
+        ("retire-spare 0", "spare 0 has left the volume (2 blocks moved off it); from now on"),
+        ("add-spare s", "error: s has left the volume"),
+        ("bogus", "error: unknown command 'bogus' (try: ping, "),
+    ] {
+        let found = guest.say(&mut disks, words);
+        assert!(found.starts_with(answer), "{words}: {found}");
+    }
+    assert_eq!(guest.volume().devices(), [None, Some(1)]);
+    let read = guest.ask(&mut disks, RequestKind::Read, 80, vec![0; 4096]);
+    assert_eq!(read, (Ok(()), vec![8; 4096]));
+    drop(guest);
+    // It is assembled with the second one alone, which then gives its place to a blank one.
+    disks.spare = core::mem::replace(&mut disks.second, vec![0; 4 << 20]);
+    let mut guest = self::guest(&mut disks, "m s 4 adopt never spare t");
+    let found = guest.say(&mut disks, "migrate t");
+    assert!(
+        found.starts_with("spare 2 has joined and spare 1 has left the volume (2 blocks moved off it)"),
+        "{found}"
+    );
+    let read = guest.ask(&mut disks, RequestKind::Read, 80, vec![0; 4096]);
+    assert_eq!(read, (Ok(()), vec![8; 4096]));
+    assert_eq!(guest.volume[0].copies_in_step(), 5);
+}
+
+#[test]
+fn a_spare_that_holds_something_does_not_wait() {
+    let mut disks = Disks::blank();
+    drop(guest(&mut disks, "m s"));
+    disks.second = vec![0; 4 << 20];
+    disks.second[1024 + 0x38..][..2].copy_from_slice(b"\x53\xef");
+    disks.second[1024 + 0x68..][..16].fill(5);
+    let why = refusal(&mut disks, "m s 2 spare t");
+    assert!(why.starts_with("16 spare 1 holds something (ext:05"), "{why}");
+    let (_, said) = open(&mut disks, "m s 4 spare t adopt force", false);
+    assert!(said.contains("spare 1 is not of the volume: it waits for the message add-spare"), "{said}");
+}
+
+#[test]
+fn figures_have_names_and_some_can_be_set() {
+    let mut disks = Disks::blank();
+    let mut guest = guest(&mut disks, "m s");
+    let lanes = Lanes { reads: 5, writes: 3, slow: 2, flushes: 7, ..Lanes::default() };
+    let mut shown = HashMap::new();
+    for (number, (name, tunable)) in (0..).map_while(|number| shown::name(number).map(|name| (number, name)))
+    {
+        let mut text = String::new();
+        guest.volume[0].figure(number, &lanes, &mut text).unwrap();
+        let name = name.to_str().unwrap();
+        assert!(text.ends_with('\n') && text.len() > 1, "{name}: {text:?}");
+        assert!(shown.insert(name, (number, tunable, text)).is_none(), "{name} is there twice");
+    }
+    for (name, value) in [
+        ("state", "healthy\n"),
+        ("copies_in_step", "5\n"),
+        ("reads", "5\n"),
+        ("fast_parts", "6\n"),
+        ("flushes", "7\n"),
+        ("max_remaps", "0\n"),
+        ("policy", "rewrite-then-remap\n"),
+    ] {
+        assert_eq!(shown[name].2, value, "{name}");
+    }
+    let tunable: Vec<&str> = shown.iter().filter(|(_, shown)| shown.1).map(|(name, _)| *name).collect();
+    assert_eq!(tunable.len(), 2, "{tunable:?}");
+    let (most, policy) = (shown["max_remaps"].0, shown["policy"].0);
+    assert!(
+        !guest.volume().tune(most, "x")
+            && !guest.volume().tune(policy, "none")
+            && !guest.volume().tune(0, "1")
+    );
+    assert!(guest.volume().tune(most, "1") && guest.volume().tune(policy, "remap-only"));
+    let mut text = String::new();
+    guest.volume[0].figure(most, &lanes, &mut text).unwrap();
+    guest.volume[0].figure(policy, &lanes, &mut text).unwrap();
+    assert_eq!(text, "1\nremap-only\n");
+    assert!(guest.say(&mut disks, "remap 0").starts_with("remapped sector 0"));
+    assert_eq!(guest.say(&mut disks, "remap 800"), "error: no spare sectors available");
+    assert!(guest.volume().tune(most, "0"));
+    assert!(guest.say(&mut disks, "remap 800").starts_with("remapped sector 800"));
+    // remap-only: an unreadable sector moves its block at once.
+    disks.bad = vec![1601];
+    assert!(guest.ask(&mut disks, RequestKind::Read, 1600, vec![0; 1024]).0.is_err());
+    assert_eq!(guest.volume[0].figures(Asked::default()).counts.remapped_blocks, 3);
+}
+
+#[test]
+fn what_a_driver_looks_at_agrees_with_the_look_up() {
+    use core::sync::atomic::Ordering;
+    let mut disks = Disks::blank();
+    let mut guest = guest(&mut disks, "m s");
+    assert!(guest.say(&mut disks, "remap 4500").starts_with("remapped"));
+    let (summary, moving, shift) = guest.volume[0].lookup().summary();
+    assert_eq!((shift, moving.load(Ordering::Relaxed)), (12, 0), "512 blocks of 8 sectors");
+    let marked = |sector: u64| {
+        summary[(sector >> shift) as usize / 64].load(Ordering::Relaxed) >> ((sector >> shift) % 64) & 1
+    };
+    assert_eq!((marked(0), marked(4500)), (0, 1));
 }
 
 #[test]

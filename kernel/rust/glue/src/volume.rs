@@ -13,11 +13,13 @@ use remap_core::memory::NoMemory;
 use remap_core::op::{Buffer, DeviceId, Fault, OpId, OpKind, Request, RequestId, RequestKind};
 use remap_core::recovery::Recovered;
 use remap_core::units::{Extent, Now};
+use remap_format::MAX_SPARES;
 use remap_words::figures::{Asked, Figures};
 use remap_words::notice::{self, Level};
 
 use crate::call::Calls;
 use crate::lookup::Lookup;
+use crate::spares::Waiting;
 
 /// Operations with bytes of the engine's own that can be out: more than the engine has of them.
 const MAX_LENT: usize = 256;
@@ -108,10 +110,14 @@ pub struct Volume {
     pub(crate) engine: Engine,
     pub(crate) calls: Calls,
     /// For each spare of the volume, which of the given devices it is.
-    devices: Vec<Option<usize>>,
+    pub(crate) devices: Vec<Option<usize>>,
+    /// Those of the given devices that may become spares.
+    pub(crate) waiting: Vec<Waiting>,
     lookup: Lookup,
     lent: Vec<(OpId, Vec<u8>)>,
-    max_remaps: Option<u64>,
+    pub(crate) max_remaps: Option<u64>,
+    /// The time, as far as it was told.
+    pub(crate) now: Now,
     pub(crate) suspended: bool,
     pub(crate) copy_failures: u64,
     /// What `clear_stats` counts from.
@@ -124,17 +130,27 @@ impl Volume {
     /// # Errors
     /// [`NoMemory`]; nothing was begun.
     #[inline(never)]
-    pub fn start(recovered: Recovered, config: EngineConfig, now: Now) -> Result<Boxed, NoMemory> {
+    pub fn start(
+        recovered: Recovered,
+        waiting: Vec<Waiting>,
+        config: EngineConfig,
+        now: Now,
+    ) -> Result<Boxed, NoMemory> {
         // Room first: what is built on the stack is moved once.
         let mut room = Vec::new();
         room.try_reserve_exact(1).map_err(|_| NoMemory)?;
-        room.push(Self::assembled(recovered, config, now)?);
+        room.push(Self::assembled(recovered, waiting, config, now)?);
         room.into_boxed_slice().try_into().map_err(|_| NoMemory)
     }
 
-    fn assembled(recovered: Recovered, config: EngineConfig, now: Now) -> Result<Self, NoMemory> {
+    fn assembled(
+        recovered: Recovered,
+        waiting: Vec<Waiting>,
+        config: EngineConfig,
+        now: Now,
+    ) -> Result<Self, NoMemory> {
         let mut devices = Vec::new();
-        devices.try_reserve_exact(recovered.devices.len()).map_err(|_| NoMemory)?;
+        devices.try_reserve_exact(recovered.devices.len().max(MAX_SPARES)).map_err(|_| NoMemory)?;
         devices.extend(recovered.devices.iter().copied());
         let mut lent = Vec::new();
         lent.try_reserve_exact(MAX_LENT).map_err(|_| NoMemory)?;
@@ -146,9 +162,11 @@ impl Volume {
             engine,
             calls,
             devices,
+            waiting,
             lookup,
             lent,
             max_remaps: config.max_remaps,
+            now,
             suspended: false,
             copy_failures: 0,
             then: (Asked::default(), 0),
@@ -198,6 +216,7 @@ impl Volume {
         if let Some(at) = self.lent.iter().position(|(lent, _)| *lent == id) {
             self.lent.swap_remove(at);
         }
+        self.now = now;
         self.engine.handle_completion(now, id, outcome);
     }
 
@@ -249,7 +268,7 @@ impl Volume {
                     return Some(Told::Request { id: id.0, result });
                 }
                 Event::CommandDone { id, outcome } => {
-                    if self.calls.ended(id.0, &outcome) {
+                    if self.call_ended(id.0, &outcome) {
                         return Some(Told::Answer { ticket: id.0 });
                     }
                 }

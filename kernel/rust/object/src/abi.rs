@@ -4,10 +4,12 @@
 //! Invariant: field for field what the header says; the sizes are asserted here and in the shim.
 
 use core::ffi::c_void;
+use core::sync::atomic::{AtomicU64, AtomicUsize};
 
 use remap_core::op::{DeviceId, Fault};
 use remap_core::units::Now;
-use remap_words::figures::Asked;
+use remap_glue::lookup::Lookup;
+use remap_glue::shown::Lanes;
 
 pub(crate) const MAX_SPARES: usize = 16;
 
@@ -54,6 +56,7 @@ pub struct DmrAssembly {
     pub(crate) read: unsafe extern "C" fn(*mut c_void, u32, u64, *mut u8, usize) -> u32,
     pub(crate) zero: unsafe extern "C" fn(*mut c_void, u32, u64, usize) -> u32,
     pub(crate) now: DmrNow,
+    pub(crate) served: u32,
     pub(crate) main: DmrDevice,
     pub(crate) spares: [DmrDevice; MAX_SPARES],
     pub(crate) volume_bytes: u64,
@@ -101,49 +104,25 @@ pub struct DmrEvent {
     pub(crate) tell: u32,
 }
 
+/// For look-ups.
 #[repr(C)]
-#[derive(Clone, Copy)]
-pub struct DmrLanes {
-    reads: u64,
-    writes: u64,
-    flushes: u64,
-    discards: u64,
-    read_sectors: u64,
-    written_sectors: u64,
-    fast: u64,
-    slow: u64,
-    remapped: u64,
-    read_errors: u64,
-    write_errors: u64,
-    failed_reads: u64,
-    failed_writes: u64,
+pub struct DmrView {
+    pub(crate) summary: *const AtomicU64,
+    pub(crate) moving: *const AtomicUsize,
+    pub(crate) lookup: *const Lookup,
+    pub(crate) region_shift: u32,
 }
 
 const _: () = {
     assert!(size_of::<DmrTable>() == 360);
-    assert!(size_of::<DmrAssembly>() == 664);
+    assert!(size_of::<DmrAssembly>() == 672);
     assert!(size_of::<DmrShape>() == 88);
     assert!(size_of::<DmrPlace>() == 16);
     assert!(size_of::<DmrOp>() == 64);
     assert!(size_of::<DmrEvent>() == 24);
-    assert!(size_of::<DmrLanes>() == 104);
+    assert!(size_of::<Lanes>() == 96);
+    assert!(size_of::<DmrView>() == 32);
 };
-
-impl From<DmrLanes> for Asked {
-    fn from(lanes: DmrLanes) -> Self {
-        Self {
-            reads: lanes.reads,
-            writes: lanes.writes,
-            fast: lanes.fast,
-            slow: lanes.slow,
-            remapped: lanes.remapped,
-            failed_reads: lanes.failed_reads,
-            failed_writes: lanes.failed_writes,
-            read_errors: lanes.read_errors,
-            write_errors: lanes.write_errors,
-        }
-    }
-}
 
 /// The faults, in the order of their numbers (from 1).
 const FAULTS: [Fault; 9] = [

@@ -144,6 +144,7 @@ pub unsafe extern "C" fn dmr_assemble(
         random: &assembly.random,
         name: name.filter(|name| !name.is_empty()).unwrap_or("volume"),
         now: assembly.now.into(),
+        served: assembly.served,
         line: &line,
     };
     match assemble(&plan, &mut Shim(assembly), out.is_null(), &mut why) {

@@ -10,7 +10,7 @@ use remap_glue::text::Text;
 use remap_glue::volume::{Source, Told, Volume, WorkKind};
 use remap_words::notice::Level;
 
-use crate::abi::{DmrEvent, DmrNow, DmrOp, DmrPlace, device, device_number, number, outcome};
+use crate::abi::{DmrEvent, DmrNow, DmrOp, DmrPlace, DmrView, device, device_number, number, outcome};
 use crate::room;
 
 const EBUSY: i32 = 16;
@@ -25,25 +25,26 @@ const FUA: u32 = 1;
 const UNMAP: u32 = 2;
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dmr_view(volume: &Volume) -> *const Lookup {
-    volume.lookup()
+pub unsafe extern "C" fn dmr_view(volume: &Volume, out: &mut DmrView) {
+    let (summary, moving, region_shift) = volume.lookup().summary();
+    *out = DmrView { summary: summary.as_ptr(), moving, lookup: volume.lookup(), region_shift };
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dmr_map(view: &Lookup, sector: u64, sectors: u32, kind: u32, out: &mut DmrPlace) {
+pub unsafe extern "C" fn dmr_map(lookup: &Lookup, sector: u64, sectors: u32, kind: u32) -> DmrPlace {
     let asked = match kind {
         WRITE | ZEROES => Asked::Write,
         DISCARD => Asked::Discard,
         _ => Asked::Read,
     };
-    let place = view.place(sector, sectors, asked);
+    let place = lookup.place(sector, sectors, asked);
     let (kind, device) = match place.lane {
         Lane::Main => (0, 0),
         Lane::Spare(n) => (1, u16::from(n) + 1),
         Lane::Owner => (2, 0),
         Lane::Nobody => (3, 0),
     };
-    *out = DmrPlace { sector: place.sector, sectors: place.sectors, kind, device };
+    DmrPlace { sector: place.sector, sectors: place.sectors, kind, device }
 }
 
 #[unsafe(no_mangle)]

@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The fast lane: bios go straight to a device, many at once, without a lock. Why none of them is lost by a move (C11): README.md.
+ */
+
+#include <linux/part_stat.h>
+#include <linux/preempt.h>
+#include <linux/rcupdate.h>
+#include "shim.h"
+
+/* ---- who is under way ---- */
+
+/* The caller is not preempted before it has looked up. */
+static __always_inline unsigned int dmr_enter(struct dmr *c)
+{
+	/* Whoever sees an epoch sees all moves that were published before it began. */
+	unsigned int epoch = smp_load_acquire(&c->epoch);
+
+	this_cpu_inc(c->cpu->out[epoch]);
+	return epoch;
+}
+
+static __always_inline void dmr_leave(struct dmr *c, unsigned int epoch)
+{
+	/* On x86 a store is not seen before what this cpu did in front of it: what the bio did is over. */
+	barrier();
+	this_cpu_dec(c->cpu->out[epoch]);
+}
+
+static unsigned int dmr_under_way(struct dmr *c, unsigned int epoch)
+{
+	unsigned int sum = 0;
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		sum += READ_ONCE(per_cpu_ptr(c->cpu, cpu)->out[epoch]);
+	return sum;
+}
+
+/* Owner, not on the other stack. Ends the operations that waited for bios, if these have ended. */
+void dmr_grace(struct dmr *c)
+{
+	struct dmr_io *io, *next;
+
+	if (list_empty(&c->draining)) {
+		if (list_empty(&c->graces))
+			return;
+		list_splice_init(&c->graces, &c->draining);
+		smp_store_release(&c->epoch, !c->epoch);
+		/* Whoever may not have seen the moves is counted in the other epoch now, and nobody else will be. */
+		synchronize_rcu_expedited();
+	}
+	if (dmr_under_way(c, !c->epoch)) {
+		mod_delayed_work(c->wq, &c->tick, 1);
+		return;
+	}
+	smp_rmb();			/* what they did is over before what comes next begins */
+	list_for_each_entry_safe(io, next, &c->draining, list) {
+		list_del(&io->list);
+		io->status = BLK_STS_OK;
+		dmr_ended(io);
+	}
+}
+
+/* ---- map ---- */
+
+/* What is asked; -1: something that this target does not do. */
+static int dmr_kind(const struct bio *bio)
+{
+	switch (bio_op(bio)) {
+	case REQ_OP_READ:
+		return DMR_READ;
+	case REQ_OP_WRITE:
+		return DMR_WRITE;
+	case REQ_OP_WRITE_ZEROES:
+		return DMR_ZEROES;
+	case REQ_OP_DISCARD:
+		return DMR_DISCARD;
+	default:
+		return -1;
+	}
+}
+
+/* Any context. The bio is the owner's until its request ends. `iter` says what of it is asked for. */
+static void dmr_hold(struct dmr *c, struct bio *bio, u64 sector, const struct bvec_iter *iter, u8 flags)
+{
+	struct dmr_bio *b = dmr_bio(bio);
+	unsigned long irq;
+
+	b->iter = *iter;
+	b->sector = sector;
+	b->sectors = iter->bi_size >> SECTOR_SHIFT;
+	b->kind = dmr_kind(bio);
+	b->flags = flags;
+	if (b->kind == DMR_ZEROES && !(bio->bi_opf & REQ_NOUNMAP))
+		b->flags |= DMR_UNMAP;
+	bio->bi_private = NULL;
+	atomic64_inc(&c->slow);
+	spin_lock_irqsave(&c->incoming_lock, irq);
+	bio_list_add(&c->incoming, bio);
+	spin_unlock_irqrestore(&c->incoming_lock, irq);
+	dmr_kick(c);
+}
+
+static __always_inline int dmr_send(struct bio *bio, struct block_device *bdev, u64 sector, void *ticket)
+{
+	bio->bi_private = ticket;
+	bio_set_dev(bio, bdev);
+	bio->bi_iter.bi_sector = sector;
+	return DM_MAPIO_REMAPPED;
+}
+
+/* An empty one for each device of the table line. */
+static int dmr_map_flush(struct dmr *c, struct bio *bio)
+{
+	unsigned int device = dm_bio_get_target_bio_nr(bio);
+
+	if (!device)
+		atomic64_inc(&c->flushes);
+	else if (READ_ONCE(c->spares[device - 1].number) == ~0) {	/* not, or no longer, of the volume */
+		bio->bi_private = NULL;
+		bio_endio(bio);
+		return DM_MAPIO_SUBMITTED;
+	}
+	bio->bi_private = dmr_ticket(1, 0, device, 0);
+	bio_set_dev(bio, device ? c->spares[device - 1].dev->bdev : c->main->bdev);
+	return DM_MAPIO_REMAPPED;
+}
+
+/* Whatever is not a read or a write of the main device. */
+static noinline int dmr_map_other(struct dmr *c, struct bio *bio, u64 sector)
+{
+	u32 sectors = bio_sectors(bio), kind, given;
+	struct dmr_place place;
+	unsigned int counted;
+
+	if (bio->bi_opf & REQ_PREFLUSH)
+		return dmr_map_flush(c, bio);
+	if (dmr_kind(bio) < 0)
+		return DM_MAPIO_KILL;
+	kind = dmr_kind(bio);
+	if (kind != DMR_DISCARD)	/* those are not asked for again if they fail */
+		sectors = min_t(u32, sectors, DMR_TICKET_SECTORS);
+	preempt_disable();
+	counted = DMR_COUNTED | dmr_enter(c);
+	place = dmr_map(c->view.lookup, sector, sectors, kind);
+	preempt_enable();
+	if (place.sectors < bio_sectors(bio))
+		dm_accept_partial_bio(bio, place.sectors);
+	sectors = kind == DMR_DISCARD ? 1 : place.sectors;
+	if (place.kind == DMR_PLACE_MAIN)
+		return dmr_send(bio, c->main->bdev, place.sector, dmr_ticket(sector, sectors, DMR_MAIN, counted));
+	if (place.kind == DMR_PLACE_SPARE) {
+		given = READ_ONCE(c->given[place.device - 1]);
+		if (likely(given < c->table.spares)) {
+			this_cpu_inc(c->cpu->remapped);
+			return dmr_send(bio, c->spares[given].dev->bdev, c->spares[given].start + place.sector,
+					dmr_ticket(sector, sectors, given + 1, counted));
+		}
+	}
+	dmr_leave(c, counted & DMR_EPOCH);
+	if (place.kind == DMR_PLACE_NOTHING) {
+		bio->bi_private = NULL;
+		bio_endio(bio);
+	} else {
+		dmr_hold(c, bio, sector, &bio->bi_iter, bio->bi_opf & REQ_FUA ? DMR_FUA : 0);
+	}
+	return DM_MAPIO_SUBMITTED;
+}
+
+int dmr_target_map(struct dm_target *ti, struct bio *bio)
+{
+	struct dmr *c = ti->private;
+	u64 sector = dm_target_offset(ti, bio->bi_iter.bi_sector);
+	unsigned int what = (__force u32)(bio->bi_opf & (REQ_OP_MASK | REQ_PREFLUSH));
+	u32 sectors = bio_sectors(bio);
+	unsigned int counted;
+
+	if (unlikely(what > REQ_OP_WRITE || sectors > DMR_TICKET_SECTORS))
+		return dmr_map_other(c, bio, sector);
+	if (what == REQ_OP_READ) {	/* of the main device: no move has to wait for it */
+		if (!dmr_is_on_main(&c->view, sector, sectors))
+			return dmr_map_other(c, bio, sector);
+		return dmr_send(bio, c->main->bdev, sector, dmr_ticket(sector, sectors, DMR_MAIN, 0));
+	}
+	preempt_disable();
+	counted = DMR_COUNTED | dmr_enter(c);
+	if (unlikely(!dmr_is_on_main(&c->view, sector, sectors))) {
+		dmr_leave(c, counted & DMR_EPOCH);
+		preempt_enable();
+		return dmr_map_other(c, bio, sector);
+	}
+	preempt_enable();
+	return dmr_send(bio, c->main->bdev, sector, dmr_ticket(sector, sectors, DMR_MAIN, counted));
+}
+
+/* ---- the end ---- */
+
+/* The iterator as it was when the bio had `sectors` sectors: devices move it on as far as they get. */
+static bool dmr_rewind(const struct bio *bio, u32 sectors, struct bvec_iter *iter)
+{
+	u32 bytes = sectors << SECTOR_SHIFT, back = bytes - iter->bi_size;
+
+	if (iter->bi_size > bytes)
+		return false;
+	iter->bi_size = bytes;
+	if (bio_no_advance_iter(bio))
+		return true;
+	while (back > iter->bi_bvec_done) {
+		if (!iter->bi_idx)
+			return false;
+		back -= iter->bi_bvec_done;
+		iter->bi_bvec_done = bio->bi_io_vec[--iter->bi_idx].bv_len;
+	}
+	iter->bi_bvec_done -= back;
+	return true;
+}
+
+static noinline int dmr_failed(struct dmr *c, struct bio *bio, unsigned long ticket, blk_status_t *error)
+{
+	u32 device = ticket >> 2 & 31, sectors = ticket >> 7 & 32767;
+	struct bvec_iter iter = bio->bi_iter;
+	bool read = bio_op(bio) == REQ_OP_READ;
+	u32 fault;
+
+	/* It was the owner's, or whoever must not wait is told to come again. */
+	if (!ticket || *error == BLK_STS_AGAIN)
+		return DM_ENDIO_DONE;
+	bio->bi_private = NULL;
+	fault = dmr_fault_of(device ? c->spares[device - 1].dev->bdev : c->main->bdev, *error);
+	if (!sectors) {
+		set_bit(fault, &c->flush_faults[device]);
+		dmr_kick(c);
+		return DM_ENDIO_DONE;
+	}
+	if (bio_op(bio) == REQ_OP_DISCARD) {	/* a hint */
+		if (*error != BLK_STS_NOTSUPP)
+			*error = BLK_STS_OK;
+		return DM_ENDIO_DONE;
+	}
+	atomic64_inc(read ? &c->read_errors : &c->write_errors);
+	if (dmr_blames_medium(fault) && dmr_rewind(bio, sectors, &iter)) {
+		/* Whether it was to be durable at once may be forgotten by now (devices without a cache drop the flag). */
+		dmr_hold(c, bio, ticket >> 22, &iter, DMR_FUA);
+		return DM_ENDIO_INCOMPLETE;
+	}
+	atomic64_inc(read ? &c->failed_reads : &c->failed_writes);
+	set_bit(fault, &c->faults[device]);
+	dmr_kick(c);
+	return DM_ENDIO_DONE;
+}
+
+int dmr_target_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error)
+{
+	unsigned long ticket = (unsigned long)bio->bi_private;
+
+	if (ticket & DMR_COUNTED)
+		dmr_leave(ti->private, ticket & DMR_EPOCH);
+	if (likely(*error == BLK_STS_OK))
+		return DM_ENDIO_DONE;
+	return dmr_failed(ti->private, bio, ticket, error);
+}
+
+/* ---- what was counted ---- */
+
+/* What device-mapper counts by itself, for each part of a bio. */
+static void dmr_asked(struct dmr *c, struct dmr_lanes *sum)
+{
+	struct block_device *disk = dm_disk(dm_table_get_md(c->ti->table))->part0;
+
+	sum->reads = part_stat_read(disk, ios[STAT_READ]);
+	sum->writes = part_stat_read(disk, ios[STAT_WRITE]);
+	sum->discards = part_stat_read(disk, ios[STAT_DISCARD]);
+	sum->read_sectors = part_stat_read(disk, sectors[STAT_READ]);
+	sum->written_sectors = part_stat_read(disk, sectors[STAT_WRITE]);
+}
+
+void dmr_sum_lanes(struct dmr *c, struct dmr_lanes *sum)
+{
+	int cpu;
+
+	*sum = (struct dmr_lanes){
+		.flushes = atomic64_read(&c->flushes),
+		.slow = atomic64_read(&c->slow),
+		.read_errors = atomic64_read(&c->read_errors),
+		.write_errors = atomic64_read(&c->write_errors),
+		.failed_reads = atomic64_read(&c->failed_reads),
+		.failed_writes = atomic64_read(&c->failed_writes),
+	};
+	dmr_asked(c, sum);
+	sum->reads -= c->before.reads;
+	sum->discards -= c->before.discards;
+	sum->read_sectors -= c->before.read_sectors;
+	sum->written_sectors -= c->before.written_sectors;
+	sum->writes -= c->before.writes;
+	sum->writes -= min(sum->writes, sum->flushes);	/* it counts flushes as writes too */
+	for_each_possible_cpu(cpu)
+		sum->remapped += READ_ONCE(per_cpu_ptr(c->cpu, cpu)->remapped);
+}
+
+void dmr_count_from_here(struct dmr *c)
+{
+	dmr_asked(c, &c->before);
+}
