@@ -50,6 +50,14 @@ pub enum Edge {
     QueueIdle,
     /// An owner that sees a queue idle sees what it did.
     QueueSeenIdle,
+    /// In the kernel: moves are published before the epoch that begins with them.
+    EpochBegun,
+    /// In the kernel: a reader that is counted in an epoch sees the moves with which it began.
+    EpochSeen,
+    /// In the kernel: whatever a bio did is over before it is no longer counted.
+    BioEnded,
+    /// In the kernel: an owner that counts no bio sees what they did.
+    BioSeenEnded,
 }
 
 impl Edge {

@@ -6,6 +6,8 @@
 //!
 //! Each test that ends in `_is_needed` weakens one ordering and must fail, which loom sees and shuttle cannot.
 
+mod epochs;
+
 use alloc::sync::Arc;
 
 use remap_format::{Cause, Entry, EntryFlags, EntryState, NO_SLOT};
