@@ -66,6 +66,8 @@ pub(super) const ROWS: &[Row] = &[
         disks: &["main=32M,bus=scsi,bad-read=2000,bad-write=3000+8", "spare=32M"],
         ..TARGET
     },
+    Row { file: "kernel/tests/shown.sh", ..TARGET },
+    Row { file: "kernel/tests/spares.sh", ..TARGET },
     Row { file: "kernel/tests/handover.sh", programs: &["nbd-client"], ours: &["dm-remap"], ..TARGET },
     Row { file: "guest/nbd.sh", ..SERVED },
     Row { file: "guest/dust.sh", kernels: &["uml"], ..SERVED },
@@ -114,6 +116,7 @@ pub(super) const ROWS: &[Row] = &[
         file: "kernel/tests/speed.sh",
         programs: &["fio"],
         measured: Some("kernel/tests/speed.txt"),
+        seconds: 900,
         ..TARGET
     },
 ];
