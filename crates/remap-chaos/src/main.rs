@@ -1,5 +1,6 @@
 //! `remap-chaos`: real servers on real files, killed at random under load, and a log of every sector that says what may be
-//! there afterwards.
+//! there afterwards. Beside that, what the guest scripts of the kernel target need for the same: logs of writes, cut anywhere, and changes
+//! whose every outcome is known.
 //!
 //! Invariant: the schedule of a run (drills, kills, damage, requests) follows from its seed; a run that finds a violation
 //! says what was allowed and keeps its images, and every other run leaves nothing behind.
@@ -8,11 +9,15 @@ mod bench;
 mod chain;
 mod damage;
 mod fs;
+mod golden;
+mod log_writes;
 mod model;
 mod needs;
 mod plan;
 mod raw;
+mod sectors;
 mod server;
+mod steps;
 mod tool;
 mod versions;
 mod writer;
@@ -37,6 +42,17 @@ struct Cli {
 enum Task {
     /// Kill and check
     Run(RunArgs),
+    /// Logs of device-mapper's log-writes: what a power cut would leave
+    #[command(subcommand)]
+    LogWrites(log_writes::Task),
+    /// Changes in steps, and what may be there after a power cut
+    #[command(subcommand)]
+    Steps(steps::Task),
+    /// Write the spare that the format's tests keep to a device
+    Golden {
+        /// Device or file, of 3 MiB at least
+        device: PathBuf,
+    },
 }
 
 /// What the server is killed under.
@@ -93,8 +109,13 @@ struct RunArgs {
 }
 
 fn main() -> ExitCode {
-    let Task::Run(args) = Cli::parse().command;
-    match run(&args) {
+    let outcome = match Cli::parse().command {
+        Task::Run(args) => run(&args),
+        Task::LogWrites(task) => log_writes::run(&task).map(|()| true),
+        Task::Steps(task) => steps::run(&task).map(|()| true),
+        Task::Golden { device } => golden::write(&device).map(|()| true),
+    };
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -40,7 +40,7 @@ pub(crate) fn length(version: u32) -> usize {
 }
 
 /// A file that is overwritten in place: the versions that each sector may hold, the newest last.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pages {
     file: u64,
     allowed: Vec<Vec<u32>>,
@@ -48,8 +48,8 @@ pub(crate) struct Pages {
 
 impl Pages {
     /// Version 0 of all sectors is durable.
-    pub(crate) fn durable(file: u64) -> Self {
-        Self { file, allowed: vec![vec![0]; PAGES] }
+    pub(crate) fn durable(file: u64, sectors: usize) -> Self {
+        Self { file, allowed: vec![vec![0]; sectors] }
     }
 
     pub(crate) fn file(&self) -> u64 {
@@ -74,21 +74,33 @@ impl Pages {
     /// The violation.
     pub(crate) fn check(&mut self, path: &Path) -> Result<u64, String> {
         let bytes = read(path)?;
-        if bytes.len() != PAGES * SECTOR_LEN {
-            return Err(format!("{} has {} bytes, not {}", path.display(), bytes.len(), PAGES * SECTOR_LEN));
+        let expected = self.allowed.len() * SECTOR_LEN;
+        if bytes.len() != expected {
+            return Err(format!("{} has {} bytes, not {expected}", path.display(), bytes.len()));
         }
         for (index, sector) in bytes.chunks(SECTOR_LEN).enumerate() {
-            let allowed = &mut self.allowed[index];
-            match allowed.iter().find(|&&version| is(sector, self.file, index, version)) {
-                Some(&version) => *allowed = vec![version],
-                None => {
-                    let found = stamp::read(sector);
-                    let path = path.display();
-                    return Err(format!("{path}, sector {index}: {found:?}; allowed: versions {allowed:?}"));
-                }
-            }
+            self.check_sector(index, sector).map_err(|wrong| format!("{}, {wrong}", path.display()))?;
         }
-        Ok(PAGES as u64)
+        Ok(self.allowed.len() as u64)
+    }
+
+    /// Compares a sector with what may be there; what is, is all that may be from now on.
+    ///
+    /// # Errors
+    /// The violation.
+    pub(crate) fn check_sector(&mut self, index: usize, sector: &[u8]) -> Result<(), String> {
+        let allowed = &mut self.allowed[index];
+        let Some(&version) = allowed.iter().find(|&&version| is(sector, self.file, index, version)) else {
+            let found = stamp::read(sector);
+            return Err(format!("sector {index}: {found:?}; allowed: versions {allowed:?}"));
+        };
+        *allowed = vec![version];
+        Ok(())
+    }
+
+    /// May a sector be lost whose first version cannot be read any more?
+    pub(crate) fn may_hold_first(&self, index: usize) -> bool {
+        self.allowed[index].contains(&0)
     }
 }
 
@@ -269,7 +281,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("pages");
         let mut bytes = contents(3, 0, PAGES, 0);
-        let mut pages = Pages::durable(3);
+        let mut pages = Pages::durable(3, PAGES);
         pages.begin(5, 2, 1);
         bytes[5 * SECTOR_LEN..6 * SECTOR_LEN].copy_from_slice(&contents(3, 5, 1, 1));
         fs::write(&path, &bytes).expect("a file");
@@ -277,12 +289,12 @@ mod tests {
         fs::write(&path, contents(3, 0, PAGES, 0)).expect("a file");
         assert!(pages.check(&path).unwrap_err().contains("sector 5"), "what was seen stays");
 
-        let mut pages = Pages::durable(3);
+        let mut pages = Pages::durable(3, PAGES);
         pages.begin(5, 1, 1);
         pages.synced();
         assert!(pages.check(&path).is_err(), "what was synced is there");
         fs::write(&path, contents(4, 0, PAGES, 0)).expect("a file");
-        assert!(Pages::durable(3).check(&path).is_err(), "another file's bytes");
+        assert!(Pages::durable(3, PAGES).check(&path).is_err(), "another file's bytes");
     }
 
     #[test]

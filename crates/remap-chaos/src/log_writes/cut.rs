@@ -1,0 +1,224 @@
+//! What a power cut leaves of a log.
+//!
+//! Invariant: nothing survives that the devices could have lost, unless it is said to (a torn cut keeps some of it, by chance);
+//! everything survives that they may not lose.
+//!
+//! A log has a write at its place if a flush came after it, or if it was durable by itself (FUA), and what a flush covers in the order
+//! in which it completed. So all entries up to any place are a state that a power cut may leave, and so are those up to a flush with some
+//! of those up to the next one. Part of the device may be said to have no cache: what completes there is durable at once. Then the places
+//! between two flushes are moments, too: the part without a cache holds all up to there, the other part nothing since the last flush.
+
+use std::ops::Range;
+
+use anyhow::ensure;
+use remap_sim::rng::Rng;
+
+use super::log::{Entry, What};
+
+/// What a torn cut keeps or loses as one, in bytes.
+const SECTOR: u64 = 512;
+
+/// The power fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// After so many entries.
+    pub(crate) entries: usize,
+    /// What could be lost is lost or kept by chance, from this seed.
+    pub(crate) torn: Option<u64>,
+    /// Bytes of the device that are durable as they are written.
+    pub(crate) no_cache: Range<u64>,
+}
+
+/// A moment worth a cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Moment {
+    pub(crate) entries: usize,
+    /// The last mark before it.
+    pub(crate) mark: Option<String>,
+    /// The last mark before a torn cut there, which comes as late as can be: just before the next flush.
+    pub(crate) mark_torn: Option<String>,
+}
+
+/// Where the next flush is from here on; the end of the log if there is none.
+fn next_flush(entries: &[Entry], from: usize) -> usize {
+    entries.iter().skip(from).position(|entry| entry.flush).map_or(entries.len(), |n| from + n)
+}
+
+fn last_mark(entries: &[Entry]) -> Option<String> {
+    entries.iter().rev().find_map(|entry| match &entry.what {
+        What::Mark(text) => Some(text.clone()),
+        _ => None,
+    })
+}
+
+/// All moments at which what is durable changes: after every flush and every write that was durable by itself, or, with a part that has no
+/// cache, after every write there.
+pub(crate) fn moments(entries: &[Entry], no_cache: &Range<u64>) -> Vec<Moment> {
+    let counts = |entry: &Entry| {
+        let there = entry.what == What::Write && no_cache.contains(&entry.bytes.start);
+        entry.flush || entry.fua || there
+    };
+    let places = entries.iter().enumerate().filter(|(_, entry)| counts(entry)).map(|(index, _)| index + 1);
+    places
+        .map(|place| Moment {
+            entries: place,
+            mark: last_mark(&entries[..place]),
+            mark_torn: last_mark(&entries[..next_flush(entries, place)]),
+        })
+        .collect()
+}
+
+/// What is on the device after a cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Survivors {
+    /// All writes among so many entries.
+    pub(crate) sure: usize,
+    /// After these, in order, some bytes of later ones.
+    pub(crate) more: Vec<(usize, Range<u64>)>,
+}
+
+/// Tells what is on the device after the cut.
+///
+/// # Errors
+/// The cut is behind the end of the log, or an entry has no place in time.
+pub(crate) fn survivors(entries: &[Entry], cut: &Cut) -> anyhow::Result<Survivors> {
+    let count = entries.len();
+    ensure!(cut.entries <= count, "the log has {count} entries, fewer than {}", cut.entries);
+    let flushed = entries[..cut.entries].iter().rposition(|entry| entry.flush).map_or(0, |index| index + 1);
+    let (sure, end) = if cut.no_cache.is_empty() {
+        (cut.entries, if cut.torn.is_some() { next_flush(entries, cut.entries) } else { cut.entries })
+    } else {
+        (flushed, cut.entries)
+    };
+    let mut rng = Rng::seeded(cut.torn.unwrap_or(0));
+    let mut more = Vec::new();
+    let later = entries.iter().enumerate().take(end).skip(sure);
+    for (index, entry) in later.filter(|(_, entry)| entry.what == What::Write) {
+        let at_once = cut.no_cache.contains(&entry.bytes.start);
+        if !cut.no_cache.is_empty() {
+            // It stands before writes of the same time that were not durable by themselves, however late it completed.
+            ensure!(!entry.fua, "entry {index} (FUA) has no place among those that a flush makes durable");
+        }
+        if at_once || entry.fua {
+            more.push((index, entry.bytes.clone()));
+        } else if cut.torn.is_some() {
+            keep_some(entry, index, &mut rng, &mut more);
+        }
+    }
+    Ok(Survivors { sure, more })
+}
+
+/// Keeps all of a write, nothing, or some of its sectors.
+fn keep_some(entry: &Entry, index: usize, rng: &mut Rng, kept: &mut Vec<(usize, Range<u64>)>) {
+    let bytes = entry.bytes.clone();
+    match rng.below(3) {
+        0 => kept.push((index, bytes)),
+        1 => {}
+        _ => {
+            for at in bytes.clone().step_by(SECTOR as usize) {
+                if rng.chance(1, 2) {
+                    kept.push((index, at..(at + SECTOR).min(bytes.end)));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn entry(what: What, bytes: Range<u64>) -> Entry {
+        Entry { what, flush: false, fua: false, bytes, contents: 0 }
+    }
+
+    fn write(at: u64) -> Entry {
+        entry(What::Write, at * 512..at * 512 + 1024)
+    }
+
+    fn flush() -> Entry {
+        Entry { flush: true, ..entry(What::Nothing, 0..0) }
+    }
+
+    fn fua(at: u64) -> Entry {
+        Entry { fua: true, ..write(at) }
+    }
+
+    fn mark(text: &str) -> Entry {
+        entry(What::Mark(text.into()), 0..0)
+    }
+
+    fn story() -> Vec<Entry> {
+        vec![write(0), flush(), mark("1"), fua(9), write(2), write(20), mark("2"), flush(), write(30)]
+    }
+
+    /// All that survives, and of it what survives as a whole.
+    fn kept(entries: &[Entry], cut: &Cut) -> (Vec<(usize, Range<u64>)>, Vec<usize>) {
+        let Survivors { sure, more } = survivors(entries, cut).unwrap();
+        let early = entries.iter().enumerate().take(sure).filter(|(_, entry)| entry.what == What::Write);
+        let all: Vec<_> = early.map(|(index, entry)| (index, entry.bytes.clone())).chain(more).collect();
+        let whole =
+            all.iter().filter(|(index, bytes)| *bytes == entries[*index].bytes).map(|(index, _)| *index);
+        let whole = whole.collect();
+        (all, whole)
+    }
+
+    fn whole(entries: &[Entry], cut: &Cut) -> Vec<usize> {
+        kept(entries, cut).1
+    }
+
+    #[test]
+    fn a_clean_cut_keeps_what_is_before_it() {
+        let cut = |entries| Cut { entries, torn: None, no_cache: 0..0 };
+        assert_eq!(whole(&story(), &cut(0)), []);
+        assert_eq!(whole(&story(), &cut(2)), [0]);
+        assert_eq!(whole(&story(), &cut(4)), [0, 3]);
+        assert_eq!(whole(&story(), &cut(9)), [0, 3, 4, 5, 8]);
+        assert!(survivors(&story(), &cut(10)).is_err());
+    }
+
+    #[test]
+    fn a_torn_cut_keeps_any_of_what_is_before_the_next_flush_and_all_that_was_durable() {
+        let mut seen = BTreeSet::new();
+        let mut some = false;
+        for seed in 0..200 {
+            let (kept, _) = kept(&story(), &Cut { entries: 2, torn: Some(seed), no_cache: 0..0 });
+            assert!(kept.contains(&(0, 0..1024)) && kept.contains(&(3, 4608..5632)), "{kept:?}");
+            assert!(kept.iter().all(|(index, _)| *index != 8), "{kept:?}");
+            some |= kept.iter().any(|(index, bytes)| *index == 4 && bytes.end - bytes.start == 512);
+            seen.insert(whole(&story(), &Cut { entries: 2, torn: Some(seed), no_cache: 0..0 }));
+        }
+        let all: BTreeSet<Vec<usize>> = [vec![0, 3], vec![0, 3, 4], vec![0, 3, 5], vec![0, 3, 4, 5]].into();
+        assert_eq!((seen, some), (all, true));
+    }
+
+    #[test]
+    fn without_a_cache_a_part_keeps_what_completed_and_the_other_only_what_was_flushed() {
+        let entries = [write(0), flush(), write(1), write(101), mark("1"), write(2), write(102), flush()];
+        let cut = |entries, torn| Cut { entries, torn, no_cache: 100 * 512..200 * 512 };
+        assert_eq!(whole(&entries, &cut(4, None)), [0, 3]);
+        assert_eq!(whole(&entries, &cut(7, None)), [0, 3, 6]);
+        assert_eq!(whole(&entries, &cut(8, None)), [0, 2, 3, 5, 6]);
+        let torn: BTreeSet<Vec<usize>> = (0..200).map(|seed| whole(&entries, &cut(4, Some(seed)))).collect();
+        assert_eq!(torn, [vec![0, 3], vec![0, 2, 3]].into());
+        assert!(survivors(&story(), &cut(5, None)).is_err(), "FUA has no place there");
+    }
+
+    #[test]
+    fn moments_are_flushes_and_durable_writes_with_the_marks_before_them() {
+        let moment = |entries, mark: &str, torn: &str| Moment {
+            entries,
+            mark: (mark != "-").then(|| mark.to_owned()),
+            mark_torn: (torn != "-").then(|| torn.to_owned()),
+        };
+        assert_eq!(
+            moments(&story(), &(0..0)),
+            [moment(2, "-", "2"), moment(4, "1", "2"), moment(8, "2", "2")]
+        );
+        let places: Vec<usize> =
+            moments(&story(), &(20 * 512..30 * 512)).iter().map(|moment| moment.entries).collect();
+        assert_eq!(places, [2, 4, 6, 8]);
+    }
+}
