@@ -48,13 +48,3 @@ unserve() { # nbd device
 counts() { dm-remap status $1 --line; } # volume: 0 SECTORS remap v2.0 REMAPPED/.. LOST/.. ...
 remapped() { counts $1 | sed 's,.* v2.0 \([0-9]*\)/.*,\1,'; }
 lost() { counts $1 | sed 's,.* v2.0 [0-9]*/[0-9]* \([0-9]*\)/.*,\1,'; }
-
-# The guest's power goes, now.
-power_cut() {
-    echo "# power cut"
-    # All that was printed is out before it is dark.
-    stty onlcr <"$VM_OUTPUT" 2>/dev/null
-    # User-mode Linux would start again.
-    if [ "$VM_KIND" = uml ]; then echo c >/proc/sysrq-trigger; else echo b >/proc/sysrq-trigger; fi
-    sleep 60
-}

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # What the guest scripts share. Contract: run as root in a guest with dmsetup, dd, cmp, blockdev; the module is found by modprobe. Each check
 # prints "ok N - what" or "not ok N - what", the last line is "1..N", the exit code is 0 only if all checks passed.
-# A shell may have a dd of its own that gives up direct I/O without a word: the contract asks for that of coreutils.
+# A shell may have programs of its own, as a dd that gives up direct I/O without a word: the contract asks for that of coreutils, and so on.
 DD=/usr/bin/dd
+BLKDISCARD=/usr/sbin/blkdiscard
 checks=0
 failed=0
 
@@ -19,6 +20,26 @@ ok() { # what, command...
 }
 
 refused() { ! "$@"; }
+
+# Within half a minute.
+soon() { tries=0; while ! "$@" >/dev/null 2>&1; do tries=$((tries + 1)); [ $tries -lt 300 ] || { "$@"; return; }; sleep 0.1; done; }
+
+# The status line of a device has this text; a word of it.
+shows() { dmsetup status "$1" | grep -q -e "$2"; } # device, text
+word() { dmsetup status "$1" | cut -d' ' -f"$2"; } # device, number
+# Blocks on the spare, sectors that are lost.
+moved() { word "$1" 5 | cut -d/ -f1; }
+lost() { word "$1" 6 | cut -d/ -f1; }
+
+# The guest's power goes, now.
+power_cut() {
+    echo "# power cut"
+    # All that was printed is out before it is dark.
+    stty onlcr <"$VM_OUTPUT" 2>/dev/null
+    # User-mode Linux would start again.
+    if [ "$VM_KIND" = uml ]; then echo c >/proc/sysrq-trigger; else echo b >/proc/sysrq-trigger; fi
+    sleep 60
+}
 
 finish() {
     # Nothing of this may be in the log of any run.
@@ -40,23 +61,28 @@ begin() {
 
 S=65536 # sectors of a ram disk
 
-# A disk (name, ram disk) whose sectors from $3 on, $4 of them, fail; more pairs may follow.
-bad_disk() {
-    name=$1 disk=$2; shift 2
-    at=0
-    {
-        while [ $# -gt 1 ]; do
-            [ "$1" -gt "$at" ] && echo "$at $(($1 - at)) linear $disk $at"
-            echo "$1 $2 error"
-            at=$(($1 + $2)); shift 2
-        done
-        echo "$at $((S - at)) linear $disk $at"
-    } >/tmp/bad.$name
+# The table of a slice (sectors, device) whose sectors from $3 on, $4 of them, fail; more pairs may follow.
+bad_slice_table() (
+    end=$1 disk=$2 at=0; shift 2
+    while [ $# -gt 1 ]; do
+        [ "$1" -gt "$at" ] && echo "$at $(($1 - at)) linear $disk $at"
+        echo "$1 $2 error"
+        at=$(($1 + $2)); shift 2
+    done
+    echo "$at $((end - at)) linear $disk $at"
+)
+
+bad_slice() { # name, the same
+    name=$1; shift
+    bad_slice_table "$@" >/tmp/bad.$name
     dmsetup create "$name" /tmp/bad.$name
 }
 
+# The same with a whole disk (name, disk).
+bad_disk() { name=$1 disk=$2; shift 2; bad_slice "$name" "$(blockdev --getsz "$disk")" "$disk" "$@"; }
+
 # The same disk without bad sectors.
-mend() { echo "0 $S linear $2 0" | dmsetup reload "$1" && dmsetup resume "$1"; }
+mend() { echo "0 $(blockdev --getsz "$2") linear $2 0" | dmsetup reload "$1" && dmsetup resume "$1"; }
 
 pattern() { yes "$1" | tr -d '\n' | head -c $(($2 * 512)); } # letter, sectors
 

@@ -53,6 +53,9 @@ const DEBIAN: &[&str] = &["6.1", "6.12"];
 /// A script for the kernel target.
 const TARGET: Row = Row { kernels: DEBIAN, module: true, cpus: 2, ..PLAIN };
 
+/// A script for the kernel target that asks what a power cut leaves.
+const CUT: Row = Row { ours: &["remap-chaos"], ..TARGET };
+
 /// A script for the server, as a block device over nbd.
 const SERVED: Row = Row { programs: &["nbd-client", "mkfs.ext4", "e2fsck"], ours: &["dm-remap"], ..PLAIN };
 
@@ -69,6 +72,36 @@ pub(super) const ROWS: &[Row] = &[
     Row { file: "kernel/tests/shown.sh", ..TARGET },
     Row { file: "kernel/tests/spares.sh", ..TARGET },
     Row { file: "kernel/tests/handover.sh", programs: &["nbd-client"], ours: &["dm-remap"], ..TARGET },
+    Row { file: "kernel/tests/scenarios.sh", programs: &["blkdiscard"], seconds: 600, ..TARGET },
+    Row { file: "kernel/tests/under_load.sh", seconds: 600, ..TARGET },
+    Row { file: "kernel/tests/pulled.sh", seconds: 600, ..TARGET },
+    Row { file: "kernel/tests/leaks.sh", seconds: 600, ..TARGET },
+    Row { file: "kernel/tests/flushes.sh", seconds: 600, ..CUT },
+    Row { file: "kernel/tests/logwrites_ext4.sh", programs: &["mkfs.ext4", "e2fsck"], seconds: 600, ..CUT },
+    Row { file: "kernel/tests/logwrites_xfs.sh", programs: &["mkfs.xfs", "xfs_repair"], seconds: 600, ..CUT },
+    Row { file: "kernel/tests/logwrites_btrfs.sh", programs: &["mkfs.btrfs", "btrfs"], seconds: 600, ..CUT },
+    Row {
+        file: "kernel/tests/resets.sh",
+        programs: &["mkfs.ext4", "e2fsck", "mkfs.xfs", "xfs_repair", "mkfs.btrfs", "btrfs"],
+        disks: &["main=96M", "spare=32M", "note=1M"],
+        lives: 5,
+        ..CUT
+    },
+    Row { file: "kernel/tests/stack_md.sh", programs: &["mdadm", "mkfs.ext4", "e2fsck"], ..TARGET },
+    Row { file: "kernel/tests/stack_lvm.sh", programs: &["lvm", "mkfs.ext4", "e2fsck"], ..TARGET },
+    Row { file: "kernel/tests/stack_luks.sh", programs: &["cryptsetup", "mkfs.ext4", "e2fsck"], ..TARGET },
+    Row { file: "kernel/tests/stack_multipath.sh", ..TARGET },
+    Row {
+        file: "kernel/tests/stack_partitions.sh",
+        programs: &["sfdisk", "losetup", "blkdiscard", "mkfs.ext4", "e2fsck"],
+        ..TARGET
+    },
+    Row {
+        file: "kernel/tests/golden.sh",
+        programs: &["nbd-client"],
+        ours: &["dm-remap", "remap-chaos"],
+        ..TARGET
+    },
     Row { file: "guest/nbd.sh", ..SERVED },
     Row { file: "guest/dust.sh", kernels: &["uml"], ..SERVED },
     Row { file: "guest/medium.sh", ..SERVED },

@@ -13,7 +13,7 @@ use crate::packages::Apt;
 use crate::run::output;
 
 /// What every run may use. More can be asked for by name.
-const PACKAGES: [&str; 22] = [
+const PACKAGES: [&str; 23] = [
     "btrfs-progs",
     "busybox-static",
     "coreutils",
@@ -21,6 +21,7 @@ const PACKAGES: [&str; 22] = [
     "dash",
     "dmsetup",
     "e2fsprogs",
+    "fdisk",
     "fio",
     "kmod",
     "lvm2",
