@@ -48,6 +48,8 @@ pub(crate) fn bars(chart: &Bars<'_>) -> String {
         grid(&mut out, y(f64::from(n) * step), &number(f64::from(n) * step));
     }
     let wide = (WIDTH - LEFT - RIGHT) / chart.groups.len().max(1) as f64;
+    // Labels that would run into each other.
+    let slant = chart.groups.iter().any(|(label, _)| width(label) > wide);
     let bar = wide * 0.82 / chart.series.len().max(1) as f64;
     for (at, (label, values)) in chart.groups.iter().enumerate() {
         let left = LEFT + wide * at as f64 + wide * 0.09;
@@ -65,7 +67,12 @@ pub(crate) fn bars(chart: &Bars<'_>) -> String {
                 number(*value)
             );
         }
-        text(&mut out, left + wide * 0.41, HEIGHT - BOTTOM + 20.0, "middle", label);
+        let middle = left + wide * 0.41;
+        if slant {
+            slanted(&mut out, middle + 6.0, HEIGHT - BOTTOM + 16.0, label);
+        } else {
+            text(&mut out, middle, HEIGHT - BOTTOM + 20.0, "middle", label);
+        }
     }
     if let Some(mark) = chart.mark {
         let at = y(mark);
@@ -137,8 +144,7 @@ fn frame<'a>(title: &str, axis: &str, series: impl Iterator<Item = &'a str>) -> 
     );
     let (mut x, mut y) = (LEFT, 42.0);
     for (which, name) in series.enumerate() {
-        // No fonts are known here: seven units a letter are enough for most.
-        let wide = 34.0 + 7.0 * name.chars().count() as f64;
+        let wide = 34.0 + width(name);
         if x + wide > WIDTH - RIGHT {
             (x, y) = (LEFT, y + 18.0);
         }
@@ -157,6 +163,20 @@ fn grid(out: &mut String, y: f64, label: &str) {
 
 fn text(out: &mut String, x: f64, y: f64, anchor: &str, words: &str) {
     let _ = writeln!(out, r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}">{}</text>"#, escape(words));
+}
+
+/// The end of the words is at this place, their beginning below and to the left of it.
+fn slanted(out: &mut String, x: f64, y: f64, words: &str) {
+    let words = escape(words);
+    let _ = writeln!(
+        out,
+        r#"<text transform="translate({x:.1} {y:.1}) rotate(-30)" text-anchor="end">{words}</text>"#
+    );
+}
+
+/// How wide words are. No fonts are known here: seven units a letter are enough for most.
+fn width(words: &str) -> f64 {
+    7.0 * words.chars().count() as f64
 }
 
 fn colour(which: usize) -> &'static str {
@@ -200,6 +220,9 @@ mod tests {
         let svg = bars(&chart);
         assert!(svg.contains("A &lt; B") && svg.contains("kIOPS"));
         assert_eq!(svg.matches("<title>").count(), 3);
+        assert!(!svg.contains("rotate(-30)"), "there is room for short labels");
+        let crowd = (0..20).map(|n| (format!("a long label {n}"), vec![Some(1.0), None])).collect();
+        assert_eq!(bars(&Bars { groups: crowd, ..chart }).matches("rotate(-30)").count(), 20);
         let chart = Lines {
             title: "t",
             across: "remaps",
