@@ -6,10 +6,11 @@
 use std::fmt::Write as _;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use remap_core::engine::{Command, CommandOutcome};
 use remap_core::units::{Extent, SECTOR_SIZE, Sector};
-use remap_format::{Cause, Entry};
+use remap_format::{Cause, Entry, newer};
 use remap_runtime::{LaneCounters, Volume};
 use remap_words::answer::{self, SpareSector};
 use remap_words::figures::Asked;
@@ -28,6 +29,9 @@ const KNOWN: &str = "ping, remap, verify, clear, health, stats, save, restore, s
                      retire-spare, migrate, drill, heal, help, metadata_status, sync";
 /// Times that a busy volume's metadata are read again until they hold still.
 const ATTEMPTS: u32 = 10;
+
+/// Pause between two of them.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A reply, or one that says why not.
 type Outcome = Result<String, String>;
@@ -301,6 +305,11 @@ pub(crate) fn differences(volume: &Volume) -> Result<usize, String> {
             continue;
         }
         let Ok(found) = found else { return Ok(5) };
+        if newer(found.generation, before) {
+            // A record that is on its way to the copies, of which the table hears last.
+            std::thread::sleep(PAUSE);
+            continue;
+        }
         let same = found.generation == before && found.table.iter().eq(entries.iter().copied());
         return Ok(if same { found.copies.iter().filter(|copy| copy.flaw.is_some()).count() } else { 5 });
     }
