@@ -12,7 +12,7 @@ N=4096 # sectors of the main device, and of the spare
 recorded=/dev/ram0 log=/dev/ram1 replayed=/dev/ram2
 D=/dev/mapper/r
 bad=
-for n in $(seq 0 47); do bad="$bad $((16 + n * 80)) $((1 + n % 9 * 3))"; done
+for n in $(seq 0 31); do bad="$bad $((16 + n * 120)) $((1 + n % 9 * 3))"; done
 
 slices() { # device
     bad_slice m $N "$1" $bad
@@ -31,7 +31,7 @@ record() { # seed, who has no cache
     ok "it has a write cache" grep -q "write back" "$(block r)/queue/write_cache"
     # All that made the volume comes before the first mark.
     $DD if=/dev/null of=$D conv=notrunc,fsync 2>/dev/null
-    ok "40 steps of writes and flushes" remap-chaos steps write $D --steps 40 --seed "$1" --tell "dmsetup message log 0 mark"
+    ok "24 steps of writes and flushes" remap-chaos steps write $D --steps 24 --seed "$1" --tell "dmsetup message log 0 mark"
     ok "remove" sh -c "dmsetup remove r && dmsetup remove m && dmsetup remove p && dmsetup remove log"
 }
 

@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# A hundred lives of a volume, each with a move, a lost sector, a message, a suspend: what the kernel keeps afterwards. Refused tables as well.
+# A hundred lives of a volume, each with a move and a lost sector, every fifth with a message, a suspend and a refused table: what the kernel keeps afterwards.
 . "$(dirname "$0")/lib.sh"
 begin
+dmesg -n 1 # refusals are what is asked for here
 main=/dev/ram0 spare=/dev/ram1
 D=/dev/mapper/r
 bad= n=0; while [ $n -lt 160 ]; do bad="$bad $((2048 + n * 80)) 8"; n=$((n + 1)); done
@@ -12,8 +13,10 @@ life() { # number
     dmsetup create r --table "0 $S dm-remap /dev/mapper/flawed $spare" || return 1
     put /tmp/l $D $((2048 + $1 * 80)) || return 1
     get $D $((2048 + 40 * 80 + $1 * 80)) 8 /tmp/b
-    dmsetup message r 0 verify 0-100 >/dev/null && dmsetup suspend r && dmsetup resume r || return 1
-    dmsetup create r2 --table "0 $S dm-remap /dev/ram2 $spare" 2>/dev/null && return 1
+    case $1 in *[05])
+        dmsetup message r 0 verify 0-100 >/dev/null && dmsetup suspend r && dmsetup resume r || return 1
+        dmsetup create r2 --table "0 $S dm-remap /dev/ram2 $spare" 2>/dev/null && return 1 ;;
+    esac
     dmsetup remove r
 }
 lives() { n=$1; while [ $n -lt $2 ]; do life $n || { echo "life $n"; return 1; }; n=$((n + 1)); done; }

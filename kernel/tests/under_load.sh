@@ -6,15 +6,16 @@
 begin
 main=/dev/ram0 spare=/dev/ram1
 D=/dev/mapper/r
-# Worker N writes its own 2 MiB, one pattern after the other, and compares; until /tmp/stop. What it sees goes to /tmp/failed. While there is /tmp/pause
+# Worker N writes its own 512 KiB, one pattern after the other, and compares; until /tmp/stop. What it sees goes to /tmp/failed. While there is /tmp/pause
 # it holds still before it writes: what goes bad then is lost, and is overwritten next.
 worker() { # device, number
     n=0
     while [ ! -e /tmp/stop ]; do
         while [ -e /tmp/pause ]; do touch /tmp/paused.$2; sleep 0.05; done; rm -f /tmp/paused.$2
-        $DD if=/tmp/all of="$1" bs=64k skip=$(((n * 7 + $2) % 400)) seek=$(($2 * 32)) count=32 oflag=direct conv=notrunc 2>/dev/null || { echo "worker $2: write"; return; }
-        $DD if="$1" bs=64k skip=$(($2 * 32)) count=32 iflag=direct 2>/dev/null >/tmp/seen.$2 || { echo "worker $2: read"; return; }
-        tail -c +$(((n * 7 + $2) % 400 * 65536 + 1)) /tmp/all | head -c 2097152 | cmp -s - /tmp/seen.$2 || { echo "worker $2: contents"; return; }
+        from=$(((n * 7 + $2) % 400))
+        $DD if=/tmp/all of="$1" bs=64k skip=$from seek=$(($2 * 8)) count=8 oflag=direct conv=notrunc 2>/dev/null || { echo "worker $2: write"; return; }
+        $DD if="$1" of=/tmp/seen.$2 bs=64k skip=$(($2 * 8)) count=8 iflag=direct 2>/dev/null || { echo "worker $2: read"; return; }
+        $DD if=/tmp/all bs=64k skip=$from count=8 2>/dev/null | cmp -s - /tmp/seen.$2 || { echo "worker $2: contents"; return; }
         n=$((n + 1))
         echo $n >/tmp/rounds.$2
     done
@@ -29,24 +30,25 @@ $DD if=/tmp/all of=$main bs=1M oflag=direct 2>/dev/null
 
 bad_disk flawed $main 60000 8
 ok "a volume" dmsetup create r --table "0 $S dm-remap /dev/mapper/flawed $spare"
+exec 9<$D
 workers $D
 bad= round=0
 while [ $round -lt 8 ]; do
     # More sectors go bad, some on borders of blocks.
     touch /tmp/pause; soon paused || echo "no pause" >>/tmp/failed
-    n=0; while [ $n -lt 25 ]; do echo "$((round * 4000 + n * 97 + 3)) $((1 + n % 10))"; n=$((n + 1)); done >>/tmp/runs
+    n=0; while [ $n -lt 25 ]; do echo "$((round * 1000 + n * 39 + 3)) $((1 + n % 10))"; n=$((n + 1)); done >>/tmp/runs
     sort -n /tmp/runs | tr '\n' ' ' >/tmp/sorted
     bad_slice_table $S $main $(cat /tmp/sorted) >/tmp/bad.flawed
     dmsetup reload flawed /tmp/bad.flawed || echo "reload of the disk" >>/tmp/failed
     dmsetup resume flawed; rm /tmp/pause
-    dmsetup message r 0 remap $((round * 8000 + 4000))-$((round * 8000 + 4400)) >/dev/null
+    dmsetup message r 0 remap $((round * 1000))-$((round * 1000 + 400)) >/dev/null
     case $round in
     1 | 5) dmsetup suspend r && dmsetup resume r || echo "suspend" >>/tmp/failed ;;
     2 | 6) dmsetup suspend --noflush r && dmsetup resume r || echo "suspend --noflush" >>/tmp/failed ;;
     3 | 7) dmsetup reload r --table "0 $S dm-remap /dev/mapper/flawed $spare 2 status v2" && dmsetup resume r || echo "reload" >>/tmp/failed ;;
     esac
     dmsetup remove r 2>/dev/null && echo "it was removed though it is in use" >>/tmp/failed
-    dmsetup message r 0 clear $((round * 8000 + 4000))-$((round * 8000 + 4200)) >/dev/null
+    dmsetup message r 0 clear $((round * 1000))-$((round * 1000 + 200)) >/dev/null
     round=$((round + 1))
 done
 for w in 0 1 2 3 4 5 6 7; do soon on $w "$(cat /tmp/rounds.$w)" || echo "worker $w stands still" >>/tmp/failed; done
@@ -57,9 +59,10 @@ ok "blocks moved by themselves" sh -c "dmsetup status r | sed 's/.*auto_remaps=\
 dmsetup status r
 ok "the copies are in step" sh -c "dmsetup message r 0 health | grep -q 'copies=5/5'"
 ok "verify" says "verified " r verify
-$DD if=$D of=/tmp/b bs=1M count=16 iflag=direct 2>/dev/null
+$DD if=$D of=/tmp/b bs=1M count=4 iflag=direct 2>/dev/null
+exec 9<&-
 ok "remove, create" sh -c "dmsetup remove r && dmsetup create r --table '0 $S dm-remap /dev/mapper/flawed $spare'"
-$DD if=$D of=/tmp/c bs=1M count=16 iflag=direct 2>/dev/null
+$DD if=$D of=/tmp/c bs=1M count=4 iflag=direct 2>/dev/null
 ok "every byte is still there" cmp /tmp/b /tmp/c
 
 echo "# messages under way while the device is suspended, its table replaced, its disk failing"
