@@ -110,6 +110,12 @@ static __always_inline int dmr_send(struct bio *bio, struct block_device *bdev, 
 	return DM_MAPIO_REMAPPED;
 }
 
+/* Does it begin elsewhere than with its first vector? Then it is the rest of one that was split. */
+static __always_inline bool dmr_is_part(const struct bio *bio)
+{
+	return bio->bi_iter.bi_idx | bio->bi_iter.bi_bvec_done;
+}
+
 /* An empty one for each device of the table line. */
 static int dmr_map_flush(struct dmr *c, struct bio *bio)
 {
@@ -148,6 +154,10 @@ static noinline int dmr_map_other(struct dmr *c, struct bio *bio, u64 sector)
 	if (place.sectors < bio_sectors(bio))
 		dm_accept_partial_bio(bio, place.sectors);
 	sectors = kind == DMR_DISCARD ? 1 : place.sectors;
+	if (dmr_is_part(bio)) {
+		dmr_bio(bio)->iter = bio->bi_iter;
+		sectors = DMR_KEPT;
+	}
 	if (place.kind == DMR_PLACE_MAIN)
 		return dmr_send(bio, c->main->bdev, place.sector, dmr_ticket(sector, sectors, DMR_MAIN, counted));
 	if (place.kind == DMR_PLACE_SPARE) {
@@ -176,7 +186,7 @@ int dmr_target_map(struct dm_target *ti, struct bio *bio)
 	u32 sectors = bio_sectors(bio);
 	unsigned int counted;
 
-	if (unlikely(what > REQ_OP_WRITE || sectors > DMR_TICKET_SECTORS))
+	if (unlikely(what > REQ_OP_WRITE || sectors > DMR_TICKET_SECTORS || dmr_is_part(bio)))
 		return dmr_map_other(c, bio, sector);
 	if (what == REQ_OP_READ) {	/* of the main device: no move has to wait for it */
 		if (!dmr_is_on_main(&c->view, sector, sectors))
@@ -196,30 +206,11 @@ int dmr_target_map(struct dm_target *ti, struct bio *bio)
 
 /* ---- the end ---- */
 
-/* The iterator as it was when the bio had `sectors` sectors: devices move it on as far as they get. */
-static bool dmr_rewind(const struct bio *bio, u32 sectors, struct bvec_iter *iter)
-{
-	u32 bytes = sectors << SECTOR_SHIFT, back = bytes - iter->bi_size;
-
-	if (iter->bi_size > bytes)
-		return false;
-	iter->bi_size = bytes;
-	if (bio_no_advance_iter(bio))
-		return true;
-	while (back > iter->bi_bvec_done) {
-		if (!iter->bi_idx)
-			return false;
-		back -= iter->bi_bvec_done;
-		iter->bi_bvec_done = bio->bi_io_vec[--iter->bi_idx].bv_len;
-	}
-	iter->bi_bvec_done -= back;
-	return true;
-}
-
 static noinline int dmr_failed(struct dmr *c, struct bio *bio, unsigned long ticket, blk_status_t *error)
 {
 	u32 device = ticket >> 2 & 31, sectors = ticket >> 7 & 32767;
-	struct bvec_iter iter = bio->bi_iter;
+	/* As it came: how far the device has moved the bio's own one on says nothing for sure. */
+	struct bvec_iter iter = { .bi_size = sectors << SECTOR_SHIFT };
 	bool read = bio_op(bio) == REQ_OP_READ;
 	u32 fault;
 
@@ -239,7 +230,9 @@ static noinline int dmr_failed(struct dmr *c, struct bio *bio, unsigned long tic
 		return DM_ENDIO_DONE;
 	}
 	atomic64_inc(read ? &c->read_errors : &c->write_errors);
-	if (dmr_blames_medium(fault) && dmr_rewind(bio, sectors, &iter)) {
+	if (dmr_blames_medium(fault)) {
+		if (sectors == DMR_KEPT)
+			iter = dmr_bio(bio)->iter;
 		/* Whether it was to be durable at once may be forgotten by now (devices without a cache drop the flag). */
 		dmr_hold(c, bio, ticket >> 22, &iter, DMR_FUA);
 		return DM_ENDIO_INCOMPLETE;

@@ -33,13 +33,14 @@
 #define DMR_EPOCH 1
 #define DMR_COUNTED 2
 #define DMR_TICKET_SECTORS 16384	/* most sectors of a bio with a ticket */
+#define DMR_KEPT 32767			/* instead of sectors: its iterator is in the record beside it */
 
 static inline void *dmr_ticket(u64 sector, u32 sectors, u32 device, u32 counted)
 {
 	return (void *)(unsigned long)(sector << 22 | sectors << 7 | device << 2 | counted);
 }
 
-/* Beside each bio, for those that the owner has. */
+/* Beside each bio, for those that the owner has, or that do not begin with their first vector. */
 struct dmr_bio {
 	struct bvec_iter iter;		/* as it came */
 	u64 sector;			/* of the volume */

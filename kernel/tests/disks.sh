@@ -23,6 +23,12 @@ ok "and the spare" test $(flushes vda) -gt $before_spare
 ok "it is counted as one" test $(shown flushes) = $((before_flushes + 1))
 ok "and not as a write" test $(shown writes) = $((before_writes + 1))
 
+# A write in one piece, cut at a block that is elsewhere: what the medium refuses is in the rest of it.
+ok "a block in front of the bad ones is elsewhere" says "remapped sector 2992" r remap 2992
+$DD if=/dev/urandom of=/tmp/long bs=64k count=1 2>/dev/null
+ok "a long write that the medium refuses succeeds" $DD if=/tmp/long of=$D bs=64k seek=$((2944 * 512)) oflag=direct,seek_bytes conv=notrunc
+$DD if=$D of=/tmp/b bs=64k skip=$((2944 * 512)) count=1 iflag=direct,skip_bytes 2>/dev/null
+ok "and reads back" cmp /tmp/long /tmp/b
 ok "a write that the medium refuses succeeds" put /tmp/f $D 3000
 get $D 3000 8 /tmp/b
 ok "and reads back" cmp /tmp/f /tmp/b
@@ -31,6 +37,8 @@ ok "a sector that the medium does not give is an error" refused get $D 2000 1 /t
 $DD if=$D of=/tmp/b bs=512 skip=2000 count=1 iflag=direct 2>/tmp/said
 ok "the error is EIO" grep -q "Input/output error" /tmp/said
 ok "its neighbour is not" get $D 2001 7 /tmp/b
+i=0; while [ $i -lt 50 ] && [ "$(shown lost_sectors)" = 0 ]; do sleep 0.1; i=$((i + 1)); done
+ok "it is known to be lost" test "$(shown lost_sectors)" = 1
 
 ok "a file system" mkfs.ext4 -q -F $D
 mkdir -p /mnt
@@ -49,7 +57,7 @@ ok "without the main device writes fail" refused put /tmp/f $D 20000
 i=0; while [ $i -lt 20 ]; do dmsetup status r | grep -q 'health=4' && break; sleep 0.1; i=$((i + 1)); done
 dmsetup status r
 ok "remapping is suspended" sh -c "dmsetup status r | grep -q 'health=4'"
-ok "and nothing moved" sh -c "dmsetup status r | grep -q ' v2.0 1/'"
+ok "and nothing moved" sh -c "dmsetup status r | grep -q ' v2.0 2/'"
 get $D 3000 8 /tmp/b
 ok "what is on the spare can be read" cmp /tmp/f /tmp/b
 ok "remove" dmsetup remove r

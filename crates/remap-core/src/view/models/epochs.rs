@@ -185,8 +185,9 @@ macro_rules! fails {
     };
 }
 fails! {
-    a_look_up_outside_of_a_section_is_found: || run(&[(0, 1)], false, Mistake::NoSection), None;
-    no_grace_period_is_found: || run(&[(0, 1)], false, Mistake::NoGracePeriod), None;
+    // Who holds on to an epoch over a whole round is counted where nobody looks in the next one.
+    a_look_up_outside_of_a_section_is_found: || run(&[(0, 1)], true, Mistake::NoSection), None;
+    no_grace_period_is_found: || run(&[(0, 1)], true, Mistake::NoGracePeriod), None;
     not_waiting_for_bios_is_found: || run(&[(0, 1)], false, Mistake::DidNotWait), None;
     an_epoch_before_the_move_is_found: || run(&[(0, 1)], false, Mistake::EpochFirst), None;
     looking_up_before_counting_is_found: || run(&[(0, 1)], false, Mistake::LookedUpFirst), None;
