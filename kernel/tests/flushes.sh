@@ -52,12 +52,13 @@ replay() { # what, torn states of each moment, more for cuts and replay
     cat /tmp/check.out
     slices $replayed
     remap-chaos log-writes cuts $log "$@" | awk '$2 != "-" && $3 != "dm-log-writes-end"' >/tmp/cuts
-    moments=$(wc -l </tmp/cuts) n=0
+    moments=$(wc -l </tmp/cuts) n=0 served=0
     while read -r to mark torn; do
         n=$((n + 1))
         [ $((n % (moments / 6))) = 0 ] || continue
+        served=$((served + 1))
         case "$*" in *no-cache*) torn=$mark ;; esac
-        if [ $((n % 2)) = 0 ]; then ok "$mode: after $to entries as the target serves it" state "$to" "$mark" "$@"
+        if [ $((served % 2)) = 0 ]; then ok "$mode: after $to entries as the target serves it" state "$to" "$mark" "$@"
         else ok "$mode: after $to entries, torn, as the target serves it" state "$to" "$torn" --torn $n "$@"; fi
     done </tmp/cuts
     dmsetup remove m; dmsetup remove p
@@ -70,7 +71,7 @@ yes poison | head -c $((N * 512)) >>/tmp/base
 seed=11; record $seed ""
 replay "both have a cache" 1
 seed=12; record $seed p
-replay "only the main device has one" 3 --no-cache $N+$N
+replay "only the main device has one" 1 --no-cache $N+$N
 seed=13; record $seed m
-replay "only the spare has one" 3 --no-cache 0+$N
+replay "only the spare has one" 1 --no-cache 0+$N
 finish
