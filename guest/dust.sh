@@ -19,20 +19,20 @@ get $D 701 7 /tmp/b; $DD if=/tmp/all of=/tmp/c bs=512 skip=701 count=7 2>/dev/nu
 ok "the rest of its block can be read" cmp /tmp/b /tmp/c
 ok "a run over two others is an error" refused get $D 4000 8 /tmp/b
 ok "a look finds both" dm-remap message dusty verify 4000-4007
-ok "three sectors are lost" test "$(lost dusty)" = 3
+ok "three sectors are lost" counted 3 lost dusty
 pattern Z 1 >/tmp/z
 ok "one is overwritten" put /tmp/z $D 700
 get $D 700 1 /tmp/b
 ok "and reads back" cmp /tmp/z /tmp/b
 ok "the disk took it" get $M 700 1 /tmp/b
-ok "so nothing moved" test "$(remapped dusty)" = 0
-ok "two sectors are lost" test "$(lost dusty)" = 2
+ok "so nothing moved" counted 0 remapped dusty
+ok "two sectors are lost" counted 2 lost dusty
 ok "a whole block is overwritten" $DD if=/tmp/all of=$D bs=4096 skip=500 seek=500 count=1 oflag=direct conv=notrunc
 get $D 4000 8 /tmp/b; $DD if=/tmp/all of=/tmp/c bs=512 skip=4000 count=8 2>/dev/null
 ok "and reads back" cmp /tmp/b /tmp/c
-ok "nothing is lost" test "$(lost dusty)" = 0
+ok "nothing is lost" counted 0 lost dusty
 ok "one that nobody asked for is found by a look" dm-remap message dusty verify 29990-30010
-ok "and counted" test "$(lost dusty)" = 1
+ok "and counted" counted 1 lost dusty
 ok "the server ends in order" unserve $D
 ok "is served again" serve $D $M $P
 ok "and still an error" refused get $D 30000 1 /tmp/b

@@ -48,3 +48,9 @@ unserve() { # nbd device
 counts() { dm-remap status $1 --line; } # volume: 0 SECTORS remap v2.0 REMAPPED/.. LOST/.. ...
 remapped() { counts $1 | sed 's,.* v2.0 \([0-9]*\)/.*,\1,'; }
 lost() { counts $1 | sed 's,.* v2.0 [0-9]*/[0-9]* \([0-9]*\)/.*,\1,'; }
+is() { [ "$($2 $3)" = $1 ]; }
+counted() { # number, remapped or lost, volume: it comes to that before long
+    wait_for is "$@" && return
+    counts $3
+    return 1
+}

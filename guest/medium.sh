@@ -19,13 +19,13 @@ ok "a client gets an error" grep -q "Input/output error" /tmp/said
 ok "its neighbours can be read" sh -c ". /tree/kernel/tests/lib.sh; get $D 1992 8 /tmp/b && get $D 2008 8 /tmp/b"
 ok "a run over it cannot" refused get $D 1996 8 /tmp/b
 ok "the list names what is lost" sh -c "dm-remap map list $V | tee /tmp/list | grep -q 2000"
-ok "nothing moved for a read" test "$(remapped $V)" = 0
+ok "nothing moved for a read" counted 0 remapped $V
 pattern W 8 >/tmp/w
 ok "a write to the bad sectors succeeds" put /tmp/w $D 2000
 get $D 2000 8 /tmp/b
 ok "and reads back" cmp /tmp/w /tmp/b
-ok "from the spare" test "$(remapped $V)" = 1
-ok "nothing is lost any more" test "$(lost $V)" = 0
+ok "from the spare" counted 1 remapped $V
+ok "nothing is lost any more" counted 0 lost $V
 ok "remapping is on" sh -c "! dm-remap status $V | grep -i suspended"
 ok "the server ends in order" unserve $D
 ok "is served again" serve $D $M $P

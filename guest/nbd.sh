@@ -13,8 +13,8 @@ $DD if=/dev/urandom of=/tmp/all bs=1M count=32 2>/dev/null
 ok "every sector is written, the bad ones too" $DD if=/tmp/all of=$D bs=64k oflag=direct conv=notrunc
 $DD if=$D of=/tmp/b bs=64k iflag=direct 2>/dev/null
 ok "and reads back" cmp /tmp/all /tmp/b
-ok "blocks with bad sectors moved" test "$(remapped flawed)" = 13
-ok "nothing is lost" test "$(lost flawed)" = 0
+ok "blocks with bad sectors moved" counted 13 remapped flawed
+ok "nothing is lost" counted 0 lost flawed
 rm -f /tmp/all /tmp/b
 
 ok "a file system" mkfs.ext4 -q -F $D

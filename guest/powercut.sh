@@ -60,7 +60,7 @@ if [ $life -lt 3 ]; then
 fi
 ok "is unmounted" umount /mnt
 ok "the file system is whole" e2fsck -fn $D
-ok "nothing is lost" test "$(lost main)" = 0
+ok "nothing is lost" counted 0 lost main
 ok "the server ends in order" unserve $D
 ok "the metadata are good" dm-remap metadata check --spare $P
 finish

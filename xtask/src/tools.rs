@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 /// Program and package.
-const TOOLS: [(&str, &str); 26] = [
+const TOOLS: [(&str, &str); 29] = [
     ("nbdinfo", "libnbd-bin"),
     ("nbdcopy", "libnbd-bin"),
     ("nbdfuse", "nbdfuse"),
@@ -36,6 +36,9 @@ const TOOLS: [(&str, &str); 26] = [
     ("gcc-12", "gcc-12"),
     ("make", "make"),
     ("objdump", "binutils"),
+    ("strip", "binutils"),
+    ("setpriv", "util-linux"),
+    ("tar", "tar"),
 ];
 
 /// Python's binding of libnbd is looked for by importing it.

@@ -42,9 +42,10 @@ const PACKAGES: [&str; 23] = [
 const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 
 /// Where packages keep libraries. (Some name a folder of their own in the program.)
-const LIBRARIES: [&str; 6] = [
+const LIBRARIES: [&str; 7] = [
     "usr/lib/x86_64-linux-gnu",
     "lib/x86_64-linux-gnu",
+    "usr/lib/x86_64-linux-gnu/ceph",
     "usr/lib/x86_64-linux-gnu/systemd",
     "usr/lib/systemd",
     "lib/systemd",
@@ -218,8 +219,9 @@ impl Tree {
 
     /// In the guest `/bin`, `/sbin`, `/lib` and `/lib64` are those below `/usr`.
     fn guest_path(&self, file: &Path) -> Result<String> {
-        let below =
-            file.strip_prefix(&self.root).with_context(|| format!("{}: not in the tree", file.display()))?;
+        let below = file.strip_prefix(&self.root).with_context(|| {
+            format!("{}: of this machine, and of no package that is unpacked", file.display())
+        })?;
         Ok(merged(&below.display().to_string()))
     }
 }
