@@ -49,7 +49,7 @@ const LANES: &[Lane] = &[
     Lane { name: "doc-tests", about: "examples in the documentation", run: doc_tests },
     Lane {
         name: "kernel",
-        about: "the kernel module for 6.1 and 6.12, its Rust side and its gates",
+        about: "the kernel module for 6.1 and 6.12, its Rust side and its gates, the DKMS package",
         run: kernel_module,
     },
     Lane {
@@ -300,7 +300,7 @@ fn kernel_module(stage: &Stage<'_>) -> Result<Verdict> {
     }
     let mut verdict = stage.cargo(10, &[&["test"], &glue[..]].concat())?;
     if verdict.good {
-        verdict.good = kernel::build(stage.root, &["6.1".to_owned(), "6.12".to_owned()], false)?;
+        verdict.good = kernel::dkms(stage.root, &["6.1".to_owned(), "6.12".to_owned()])?;
     }
     Ok(verdict)
 }

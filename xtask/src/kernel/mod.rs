@@ -1,9 +1,10 @@
-//! The kernel module: `cargo xtask kernel build`.
+//! The kernel module: `cargo xtask kernel build`, and its DKMS package.
 //!
 //! Invariant: nothing is installed; what is fetched and built stays below `target/kernel`. A module is only there if every gate let it
 //! pass: of the Rust object ([`gate`]) and of the kernel's own build (no warning of any kind).
 
 mod disassembly;
+mod dkms;
 mod gate;
 mod headers;
 mod module;
@@ -34,6 +35,12 @@ enum KernelChore {
     },
     /// Build the Rust object and check it
     Object,
+    /// Build the Debian package whose users build the module with gcc and headers alone, and build it from the package
+    Dkms {
+        /// Try it for this kernel: as with `build`
+        #[arg(long = "kernel", value_name = "RELEASE")]
+        kernels: Vec<String>,
+    },
 }
 
 /// Where things are.
@@ -57,11 +64,32 @@ impl<'a> Places<'a> {
 pub(crate) fn run(root: &Path, args: &KernelArgs) -> Result<bool> {
     match &args.chore {
         KernelChore::Object => check(&Places::of(root), false).map(|object| object.is_some()),
-        KernelChore::Build { kernels, note_panics } if kernels.is_empty() => {
-            build(root, &[headers::running()?], *note_panics)
-        }
-        KernelChore::Build { kernels, note_panics } => build(root, kernels, *note_panics),
+        KernelChore::Build { kernels, note_panics } => build(root, &or_running(kernels)?, *note_panics),
+        KernelChore::Dkms { kernels } => dkms(root, &or_running(kernels)?),
     }
+}
+
+fn or_running(kernels: &[String]) -> Result<Vec<String>> {
+    Ok(if kernels.is_empty() { vec![headers::running()?] } else { kernels.to_vec() })
+}
+
+/// Builds the package, and from it the module for each of these kernels; `false` when that is not the module that `build` gives.
+///
+/// # Errors
+/// Something could not be fetched or built.
+pub(crate) fn dkms(root: &Path, kernels: &[String]) -> Result<bool> {
+    let places = Places::of(root);
+    let Some(object) = check(&places, false)? else { return Ok(false) };
+    let package = dkms::build(&places, &object)?;
+    let mut good = true;
+    for kernel in kernels {
+        let headers = headers::of(&places, kernel)?;
+        good &= match module::build(&places, &headers, &object)? {
+            Some(module) => dkms::try_out(&places, &package, &headers, &module)?,
+            None => false,
+        };
+    }
+    Ok(good)
 }
 
 /// Builds the module for each of these kernels; `false` when a gate did not let something pass.
@@ -74,7 +102,7 @@ pub(crate) fn build(root: &Path, kernels: &[String], note_panics: bool) -> Resul
     let mut good = true;
     for kernel in kernels {
         let headers = headers::of(&places, kernel)?;
-        good &= module::build(&places, &headers, &object)?;
+        good &= module::build(&places, &headers, &object)?.is_some();
     }
     Ok(good)
 }

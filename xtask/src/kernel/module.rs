@@ -2,38 +2,58 @@
 //!
 //! Invariant: a warning of the compiler, of objtool or of modpost is a failure.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use std::path::Path;
-
 use super::Places;
 use super::headers::Headers;
 
-/// Builds `dm-remap.ko`; `false` when the build had something to say.
+/// Builds `dm-remap.ko`; `None` when the build had something to say.
 ///
 /// # Errors
 /// It could not be run.
-pub(crate) fn build(places: &Places<'_>, headers: &Headers, object: &Path) -> Result<bool> {
+pub(crate) fn build(places: &Places<'_>, headers: &Headers, object: &Path) -> Result<Option<PathBuf>> {
     let out = places.target.join("module").join(&headers.release);
-    if out.exists() {
-        fs::remove_dir_all(&out).context("removing an earlier build")?;
+    lay_out(places, object, &out)?;
+    let module = make(headers, &out, None)?;
+    if let Some(module) = &module {
+        println!("{}: {}", headers.release, module.strip_prefix(places.root).unwrap_or(module).display());
     }
-    fs::create_dir_all(&out)?;
+    Ok(module)
+}
+
+/// Puts the shim and the object into a folder of their own: all that the kernel's build needs.
+///
+/// # Errors
+/// They cannot be copied.
+pub(crate) fn lay_out(places: &Places<'_>, object: &Path, out: &Path) -> Result<()> {
+    if out.exists() {
+        fs::remove_dir_all(out).context("removing an earlier build")?;
+    }
+    fs::create_dir_all(out)?;
     for entry in fs::read_dir(places.root.join("kernel/module"))? {
         let entry = entry?;
         fs::copy(entry.path(), out.join(entry.file_name()))?;
     }
     fs::copy(object, out.join("remap_object.o_shipped"))?;
-    let done = Command::new("make")
-        .arg("-C")
-        .arg(&headers.folder)
-        .arg(format!("M={}", out.display()))
-        .arg("modules")
-        .output()
-        .context("make does not start")?;
+    Ok(())
+}
+
+/// Runs the kernel's build in that folder, with these programs only if `path` is given; `None` when it had something to say.
+///
+/// # Errors
+/// It could not be run.
+pub(crate) fn make(headers: &Headers, out: &Path, path: Option<&OsStr>) -> Result<Option<PathBuf>> {
+    let mut make = Command::new("make");
+    make.arg("-C").arg(&headers.folder).arg(format!("M={}", out.display())).arg("modules");
+    if let Some(path) = path {
+        make.env("PATH", path);
+    }
+    let done = make.output().context("make does not start")?;
     let said = [done.stdout, done.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
     let bad: Vec<&str> = said.lines().filter(|line| is_bad(line)).collect();
     for line in &bad {
@@ -43,11 +63,7 @@ pub(crate) fn build(places: &Places<'_>, headers: &Headers, object: &Path) -> Re
     if !done.status.success() && bad.is_empty() {
         eprintln!("{}: {}", headers.release, said.trim());
     }
-    if !done.status.success() || !bad.is_empty() || !module.is_file() {
-        return Ok(false);
-    }
-    println!("{}: {}", headers.release, module.strip_prefix(places.root).unwrap_or(&module).display());
-    Ok(true)
+    Ok((done.status.success() && bad.is_empty() && module.is_file()).then_some(module))
 }
 
 /// Does the line tell of something wrong? (That type information is skipped is as it should be.)
