@@ -75,9 +75,10 @@ impl Volume {
                 }
             },
             [spare] if is("migrate") => {
-                let mut present = self.engine.volume().present().map(|(n, _)| n);
-                let first_two = (present.next(), present.next());
-                drop(present);
+                let first_two = {
+                    let mut present = self.engine.volume().present().map(|(n, _)| n);
+                    (present.next(), present.next())
+                };
                 match first_two {
                     (Some(only), None) => self.join(now, spare, names, Some(only), out),
                     _ => {
