@@ -127,13 +127,13 @@ struct dmr_view {
 
 /* [owner] */
 void dmr_view(const struct dmr_volume *volume, struct dmr_view *view);
-/* [any] Is all of it, within one region, on the main device? False: ask dmr_map. */
+/* [any] Is all of it, by one word of the summary, on the main device? False: ask dmr_map. */
 static inline bool dmr_is_on_main(const struct dmr_view *view, u64 sector, u32 sectors)
 {
-	u64 region = sector >> view->region_shift;
+	u64 first = sector >> view->region_shift, last = (sector + sectors - 1) >> view->region_shift;
 
-	return !smp_load_acquire(view->moving) && (sector + sectors - 1) >> view->region_shift == region &&
-	       !(READ_ONCE(view->summary[region / 64]) >> region % 64 & 1);
+	return !smp_load_acquire(view->moving) && first / 64 == last / 64 &&
+	       !(READ_ONCE(view->summary[first / 64]) >> first % 64 & ((2ULL << (last - first)) - 1));
 }
 /* [any] Where the sectors from `sector` on are, as far as they lie together. */
 struct dmr_place dmr_map(const struct dmr_lookup *lookup, u64 sector, u32 sectors, u32 kind);

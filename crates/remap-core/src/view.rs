@@ -132,8 +132,8 @@ impl View {
     }
 
     /// For a reader that does not call [`View::first`] (the kernel's): a bit per region, how many blocks are moving, and the blocks of
-    /// a region as a power of two. A stretch within one region is on the main device if nothing moves (read first, and acquired) and the
-    /// region's bit is not set; who finds anything else asks [`View::first`].
+    /// a region as a power of two. A stretch whose regions have their bits in one word is on the main device if nothing moves (read first,
+    /// and acquired) and none of these bits is set; who finds anything else asks [`View::first`].
     #[must_use]
     pub fn summary(&self) -> (&[AtomicU64], &AtomicUsize, u32) {
         (&self.summary, &self.moving_count, self.region_shift)
