@@ -108,11 +108,14 @@ pub(crate) fn heal(volume: &Volume, extent: &Extent) -> anyhow::Result<u64> {
 pub(crate) fn run(args: &StockArgs) -> anyhow::Result<ExitCode> {
     match &args.action {
         StockAction::Serve(args) => {
+            // Without device-mapper nothing else is worth a word.
+            Control::open()?;
             // The process that watches, too: what it forks must be in memory.
             stand_below_files();
             guard::watch_over(|before, word| ending(serve(args, before, word)))
         }
         StockAction::Assemble(args) => {
+            Control::open()?;
             stand_below_files();
             assemble(args)
         }
