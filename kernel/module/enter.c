@@ -186,7 +186,7 @@ int dmr_speak(struct dmr *c, unsigned int argc, char **argv, char *result, unsig
 	init_completion(&call.done);
 	noio = memalloc_noio_save();
 	mutex_lock(&c->owner);
-	if (c->volume && c->running)
+	if (c->volume && c->running && !c->resting)
 		dmr_enter(&trip);
 	else
 		snprintf(trip.text, trip.room, "error: the device is suspended: resume it first");

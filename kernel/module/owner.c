@@ -187,20 +187,26 @@ static bool dmr_is_quiet(struct dmr *c)
 
 	flush_work(&c->work);
 	mutex_lock(&c->owner);
-	quiet = !c->out && bio_list_empty(&c->backlog) && llist_empty(&c->done);
+	quiet = !c->out && bio_list_empty(&c->backlog) && llist_empty(&c->done) && list_empty(&c->calls);
 	mutex_unlock(&c->owner);
 	return quiet;
 }
 
-/* Waits until nothing is under way, then stops. */
+/*
+ * Waits until nothing is under way, then stops. Messages that are being done come to their end: who sent one holds the table until it is answered,
+ * and a table that replaces it waits for that.
+ */
 void dmr_rest(struct dmr *c)
 {
 	if (!c->running)
 		return;
-	while (!dmr_is_quiet(c))
-		wait_event_timeout(c->wait, !READ_ONCE(c->out), HZ / 10);
 	mutex_lock(&c->owner);
-	c->running = false;
+	c->resting = true;
+	mutex_unlock(&c->owner);
+	while (!dmr_is_quiet(c))
+		wait_event_timeout(c->wait, !READ_ONCE(c->out) && list_empty(&c->calls), HZ / 10);
+	mutex_lock(&c->owner);
+	c->running = c->resting = false;
 	mutex_unlock(&c->owner);
 	cancel_delayed_work_sync(&c->tick);
 	/* Between the look and the stop the time may have come for something. */

@@ -111,6 +111,7 @@ struct dmr {
 	struct list_head calls;
 	char text[DMR_TEXT];
 	bool running;
+	bool resting;			/* about to stop: no more messages */
 
 	struct list_head graces;	/* operations that wait for bios that have begun */
 	struct list_head draining;	/* those whose bios are all in the other epoch */
