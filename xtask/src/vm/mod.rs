@@ -114,14 +114,17 @@ pub(crate) struct TestArgs {
     /// Write what was measured to the files in the tree instead of comparing it with them
     #[arg(long)]
     pub(crate) note_speed: bool,
+    /// Only what the lane of ci runs: most scripts that take long under one kernel
+    #[arg(long)]
+    pub(crate) brief: bool,
     /// Only these scripts; see `cargo xtask vm list`
     pub(crate) names: Vec<String>,
 }
 
 impl TestArgs {
-    /// What the lane runs: all of it.
+    /// What the lane runs.
     pub(crate) fn lane() -> Self {
-        Self { kernels: Vec::new(), jobs: 2, note_speed: false, names: Vec::new() }
+        Self { kernels: Vec::new(), jobs: 2, note_speed: false, brief: true, names: Vec::new() }
     }
 }
 

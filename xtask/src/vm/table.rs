@@ -9,6 +9,8 @@ pub(super) struct Row {
     pub(super) file: &'static str,
     /// Under which kernels it runs.
     pub(super) kernels: &'static [&'static str],
+    /// Under which of these in the lane of ci, whose time is short; none named: all.
+    pub(super) lane: &'static [&'static str],
     /// The module of `cargo xtask kernel build`.
     pub(super) module: bool,
     /// Modules of the kernel beside the usual ones.
@@ -34,6 +36,7 @@ pub(super) struct Row {
 const PLAIN: Row = Row {
     file: "",
     kernels: &["uml", "6.1", "6.12"],
+    lane: &[],
     module: false,
     more_modules: &[],
     programs: &[],
@@ -49,6 +52,10 @@ const PLAIN: Row = Row {
 
 /// The kernels of Debian.
 const DEBIAN: &[&str] = &["6.1", "6.12"];
+
+/// Where a script that takes long, and is much the same everywhere, runs in the lane.
+const NEWEST: &[&str] = &["6.12"];
+const QUICKEST: &[&str] = &["uml"];
 
 /// A script for the kernel target.
 const TARGET: Row = Row { kernels: DEBIAN, module: true, cpus: 2, ..PLAIN };
@@ -72,16 +79,41 @@ pub(super) const ROWS: &[Row] = &[
     Row { file: "kernel/tests/shown.sh", ..TARGET },
     Row { file: "kernel/tests/spares.sh", ..TARGET },
     Row { file: "kernel/tests/handover.sh", programs: &["nbd-client"], ours: &["dm-remap"], ..TARGET },
-    Row { file: "kernel/tests/scenarios.sh", programs: &["blkdiscard"], seconds: 600, ..TARGET },
-    Row { file: "kernel/tests/under_load.sh", seconds: 600, ..TARGET },
-    Row { file: "kernel/tests/pulled.sh", seconds: 600, ..TARGET },
-    Row { file: "kernel/tests/leaks.sh", seconds: 600, ..TARGET },
-    Row { file: "kernel/tests/flushes.sh", seconds: 600, ..CUT },
-    Row { file: "kernel/tests/logwrites_ext4.sh", programs: &["mkfs.ext4", "e2fsck"], seconds: 600, ..CUT },
-    Row { file: "kernel/tests/logwrites_xfs.sh", programs: &["mkfs.xfs", "xfs_repair"], seconds: 600, ..CUT },
-    Row { file: "kernel/tests/logwrites_btrfs.sh", programs: &["mkfs.btrfs", "btrfs"], seconds: 600, ..CUT },
+    Row {
+        file: "kernel/tests/scenarios.sh",
+        lane: NEWEST,
+        programs: &["blkdiscard"],
+        seconds: 600,
+        ..TARGET
+    },
+    Row { file: "kernel/tests/under_load.sh", lane: NEWEST, seconds: 600, ..TARGET },
+    Row { file: "kernel/tests/pulled.sh", lane: NEWEST, seconds: 600, ..TARGET },
+    Row { file: "kernel/tests/leaks.sh", lane: NEWEST, seconds: 600, ..TARGET },
+    Row { file: "kernel/tests/flushes.sh", lane: NEWEST, seconds: 600, ..CUT },
+    Row {
+        file: "kernel/tests/logwrites_ext4.sh",
+        lane: NEWEST,
+        programs: &["mkfs.ext4", "e2fsck"],
+        seconds: 600,
+        ..CUT
+    },
+    Row {
+        file: "kernel/tests/logwrites_xfs.sh",
+        lane: NEWEST,
+        programs: &["mkfs.xfs", "xfs_repair"],
+        seconds: 600,
+        ..CUT
+    },
+    Row {
+        file: "kernel/tests/logwrites_btrfs.sh",
+        lane: NEWEST,
+        programs: &["mkfs.btrfs", "btrfs"],
+        seconds: 600,
+        ..CUT
+    },
     Row {
         file: "kernel/tests/resets.sh",
+        lane: NEWEST,
         programs: &["mkfs.ext4", "e2fsck", "mkfs.xfs", "xfs_repair", "mkfs.btrfs", "btrfs"],
         disks: &["main=96M", "spare=32M", "note=1M"],
         lives: 5,
@@ -89,10 +121,16 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row { file: "kernel/tests/stack_md.sh", programs: &["mdadm", "mkfs.ext4", "e2fsck"], ..TARGET },
     Row { file: "kernel/tests/stack_lvm.sh", programs: &["lvm", "mkfs.ext4", "e2fsck"], ..TARGET },
-    Row { file: "kernel/tests/stack_luks.sh", programs: &["cryptsetup", "mkfs.ext4", "e2fsck"], ..TARGET },
-    Row { file: "kernel/tests/stack_multipath.sh", ..TARGET },
+    Row {
+        file: "kernel/tests/stack_luks.sh",
+        lane: NEWEST,
+        programs: &["cryptsetup", "mkfs.ext4", "e2fsck"],
+        ..TARGET
+    },
+    Row { file: "kernel/tests/stack_multipath.sh", lane: NEWEST, ..TARGET },
     Row {
         file: "kernel/tests/stack_partitions.sh",
+        lane: NEWEST,
         programs: &["sfdisk", "losetup", "blkdiscard", "mkfs.ext4", "e2fsck"],
         ..TARGET
     },
@@ -102,12 +140,13 @@ pub(super) const ROWS: &[Row] = &[
         ours: &["dm-remap", "remap-chaos"],
         ..TARGET
     },
-    Row { file: "guest/nbd.sh", ..SERVED },
+    Row { file: "guest/nbd.sh", lane: QUICKEST, ..SERVED },
     Row { file: "guest/dust.sh", kernels: &["uml"], ..SERVED },
-    Row { file: "guest/medium.sh", ..SERVED },
-    Row { file: "guest/table.sh", ..SERVED },
+    Row { file: "guest/medium.sh", lane: QUICKEST, ..SERVED },
+    Row { file: "guest/table.sh", lane: QUICKEST, ..SERVED },
     Row {
         file: "guest/drives.sh",
+        lane: NEWEST,
         kernels: DEBIAN,
         disks: &[
             "scsi=32M,bus=scsi,serial=DRIVE-scsi,bad-read=2000,bad-write=3000+8",
@@ -119,6 +158,7 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         file: "guest/identity.sh",
+        lane: NEWEST,
         kernels: DEBIAN,
         disks: &[
             "scsi=16M,bus=scsi,serial=DRIVE-scsi,wwn=0x5000c500a1b2c3d4",
@@ -131,22 +171,36 @@ pub(super) const ROWS: &[Row] = &[
         ],
         ..SERVED
     },
-    Row { file: "guest/powercut.sh", disks: &["main=32M", "spare=32M", "log=1M"], lives: 3, ..SERVED },
-    Row { file: "guest/stock.sh", seconds: 600, ..SERVED },
+    Row {
+        file: "guest/powercut.sh",
+        lane: QUICKEST,
+        disks: &["main=32M", "spare=32M", "log=1M"],
+        lives: 3,
+        ..SERVED
+    },
+    Row { file: "guest/stock.sh", lane: &["uml", "6.12"], seconds: 600, ..SERVED },
     Row { file: "guest/stock-policy.sh", kernels: &["uml"], ..SERVED },
-    Row { file: "guest/stock-kill.sh", cpus: 2, seconds: 900, ..SERVED },
+    Row { file: "guest/stock-kill.sh", lane: QUICKEST, cpus: 2, seconds: 900, ..SERVED },
     Row {
         file: "guest/stock-disks.sh",
+        lane: NEWEST,
         kernels: DEBIAN,
         disks: &["main=32M,bus=scsi,bad-read=2000,bad-write=3000+8", "spare=32M"],
         cpus: 2,
         ..SERVED
     },
-    Row { file: "guest/stock-many.sh", seconds: 600, ..SERVED },
-    Row { file: "guest/stock-handover.sh", module: true, kernels: DEBIAN, ..SERVED },
-    Row { file: "guest/stock-reboot.sh", disks: &["main=32M", "spare=32M", "log=1M"], lives: 2, ..SERVED },
+    Row { file: "guest/stock-many.sh", lane: QUICKEST, seconds: 600, ..SERVED },
+    Row { file: "guest/stock-handover.sh", lane: NEWEST, module: true, kernels: DEBIAN, ..SERVED },
+    Row {
+        file: "guest/stock-reboot.sh",
+        lane: QUICKEST,
+        disks: &["main=32M", "spare=32M", "log=1M"],
+        lives: 2,
+        ..SERVED
+    },
     Row {
         file: "kernel/tests/speed.sh",
+        lane: NEWEST,
         programs: &["fio"],
         measured: Some("kernel/tests/speed.txt"),
         seconds: 900,
@@ -155,6 +209,10 @@ pub(super) const ROWS: &[Row] = &[
 ];
 
 impl Row {
+    pub(super) fn is_in_lane(&self, kernel: &str) -> bool {
+        self.lane.is_empty() || self.lane.contains(&kernel)
+    }
+
     pub(super) fn name(&self) -> &'static str {
         let file = self.file.rsplit('/').next().unwrap_or(self.file);
         file.strip_suffix(".sh").unwrap_or(file)
@@ -199,6 +257,7 @@ mod tests {
                     disk.for_uml(number, Path::new("x")).expect("a plain disk");
                 }
             }
+            assert!(row.lane.iter().all(|name| row.kernels.contains(name)), "{}: not under that", row.name());
             assert!(row.lives > 0 && !row.kernels.is_empty(), "{}", row.name());
             assert!(
                 !row.module || !row.kernels.contains(&"uml"),
