@@ -109,6 +109,29 @@ impl View {
     /// The same where nothing moves.
     #[inline]
     fn settled(&self, block: u64, end: u64) -> Stretch {
+        let begin = self.stretch_at(block, end);
+        if begin.placement == Placement::Main && begin.blocks < end - block {
+            return self.main_from(block, end, begin.blocks);
+        }
+        begin
+    }
+
+    /// `block` is on the main device with so many blocks; how many more are? A long request is not to be cut where a region ends.
+    #[inline(never)]
+    fn main_from(&self, block: u64, end: u64, mut blocks: u64) -> Stretch {
+        while blocks < end - block {
+            let next = self.stretch_at(block + blocks, end);
+            if next.placement != Placement::Main {
+                break;
+            }
+            blocks += next.blocks;
+        }
+        Stretch { blocks, placement: Placement::Main }
+    }
+
+    /// A stretch that ends at a region, a word of the summary, or a page at the latest.
+    #[inline]
+    fn stretch_at(&self, block: u64, end: u64) -> Stretch {
         let region = block >> self.region_shift;
         let word = self.summary.get((region / 64) as usize).map_or(0, |word| word.load(Ordering::Relaxed));
         let marks = word >> (region % 64);

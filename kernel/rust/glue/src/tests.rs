@@ -484,7 +484,7 @@ fn what_a_driver_looks_at_agrees_with_the_look_up() {
     let mut guest = guest(&mut disks, "m s");
     assert!(guest.say(&mut disks, "remap 4500").starts_with("remapped"));
     let (summary, moving, shift) = guest.volume[0].lookup().summary();
-    assert_eq!((shift, moving.load(Ordering::Relaxed)), (12, 0), "512 blocks of 8 sectors");
+    assert_eq!((shift, moving.load(Ordering::Relaxed)), (5, 0), "4 blocks of 8 sectors");
     let marked = |sector: u64| {
         summary[(sector >> shift) as usize / 64].load(Ordering::Relaxed) >> ((sector >> shift) % 64) & 1
     };
