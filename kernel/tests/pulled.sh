@@ -4,6 +4,7 @@
 # Wants the module scsi_debug.
 . "$(dirname "$0")/lib.sh"
 begin
+modprobe sd_mod
 ok "two SCSI disks" modprobe scsi_debug dev_size_mb=32 add_host=2 per_host_store=1 ndelay=300000
 host() { basename /sys/bus/pseudo/drivers/scsi_debug/adapter$1/host*; }
 disk() { basename /sys/bus/pseudo/drivers/scsi_debug/adapter$1/host*/target*/*/block/sd*; } # of host 0 or 1

@@ -4,7 +4,7 @@
 # dm-multipath, dm-round-robin and scsi_debug.
 . "$(dirname "$0")/lib.sh"
 begin
-modprobe -a dm-multipath dm-round-robin
+modprobe -a dm-multipath dm-round-robin sd_mod
 # Reads of sectors 4000 to 4009 are medium errors.
 ok "a SCSI disk with bad sectors" modprobe scsi_debug dev_size_mb=32 opts=2 medium_error_start=4000 medium_error_count=10
 disk() { basename /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block/sd*; }

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 /// Program and package.
-const TOOLS: [(&str, &str); 29] = [
+const TOOLS: [(&str, &str); 30] = [
     ("nbdinfo", "libnbd-bin"),
     ("nbdcopy", "libnbd-bin"),
     ("nbdfuse", "nbdfuse"),
@@ -36,6 +36,7 @@ const TOOLS: [(&str, &str); 29] = [
     ("gcc-12", "gcc-12"),
     ("make", "make"),
     ("objdump", "binutils"),
+    ("dkms", "dkms"),
     ("strip", "binutils"),
     ("setpriv", "util-linux"),
     ("tar", "tar"),

@@ -96,8 +96,18 @@ pub(crate) fn survivors(entries: &[Entry], cut: &Cut) -> anyhow::Result<Survivor
     for (index, entry) in later.filter(|(_, entry)| entry.what == What::Write) {
         let at_once = cut.no_cache.contains(&entry.bytes.start);
         if !cut.no_cache.is_empty() {
-            // It stands before writes of the same time that were not durable by themselves, however late it completed.
-            ensure!(!entry.fua, "entry {index} (FUA) has no place among those that a flush makes durable");
+            // It stands before writes of the same time that were not durable by themselves, however late it completed: which of two came last
+            // is known only if they are apart.
+            let rivals = &entries[index + 1..next_flush(entries, index + 1)];
+            let apart = |other: &Entry| {
+                other.what != What::Write
+                    || other.bytes.end <= entry.bytes.start
+                    || entry.bytes.end <= other.bytes.start
+            };
+            ensure!(
+                !entry.fua || rivals.iter().all(apart),
+                "entry {index} (FUA) has no place among those of the same sectors that a flush makes durable"
+            );
         }
         if at_once || entry.fua {
             more.push((index, entry.bytes.clone()));
@@ -203,7 +213,11 @@ mod tests {
         assert_eq!(whole(&entries, &cut(8, None)), [0, 2, 3, 5, 6]);
         let torn: BTreeSet<Vec<usize>> = (0..200).map(|seed| whole(&entries, &cut(4, Some(seed)))).collect();
         assert_eq!(torn, [vec![0, 3], vec![0, 2, 3]].into());
-        assert!(survivors(&story(), &cut(5, None)).is_err(), "FUA has no place there");
+        assert_eq!(whole(&[fua(2), write(4), flush()], &cut(2, None)), [0]);
+        assert!(
+            survivors(&[fua(2), write(3), flush()], &cut(2, None)).is_err(),
+            "which of the two came last?"
+        );
     }
 
     #[test]
