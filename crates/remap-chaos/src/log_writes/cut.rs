@@ -52,14 +52,18 @@ fn last_mark(entries: &[Entry]) -> Option<String> {
 }
 
 /// All moments at which what is durable changes: after every flush and every write that was durable by itself, or, with a part that has no
-/// cache, after every write there.
+/// cache, after every write there. (Not those of which it is not known what was durable.)
 pub(crate) fn moments(entries: &[Entry], no_cache: &Range<u64>) -> Vec<Moment> {
     let counts = |entry: &Entry| {
         let there = entry.what == What::Write && no_cache.contains(&entry.bytes.start);
         entry.flush || entry.fua || there
     };
     let places = entries.iter().enumerate().filter(|(_, entry)| counts(entry)).map(|(index, _)| index + 1);
+    let known = |place: &usize| {
+        survivors(entries, &Cut { entries: *place, torn: None, no_cache: no_cache.clone() }).is_ok()
+    };
     places
+        .filter(known)
         .map(|place| Moment {
             entries: place,
             mark: last_mark(&entries[..place]),
