@@ -37,6 +37,8 @@ ok "blocks move below it" dm-remap message $V remap 8000-9999
 echo 3 >/proc/sys/vm/drop_caches
 ok "the file is whole" test "$(md5sum </mnt/file)" = "$sum"
 umount /mnt
+# What a file put there meanwhile.
+get $D 3000 8 /tmp/f
 
 echo 1 >/sys/block/sda/device/delete
 ok "without the main device writes fail" refused put /tmp/f $D 20000

@@ -22,7 +22,8 @@ if [ $life = 1 ]; then
             echo $n | $DD of=/disk/log bs=512 count=1 conv=notrunc,sync oflag=direct 2>/dev/null
         done
     ) &
-    (n=0; while :; do dm-remap message $V remap $((n * 811 % 60000))+800; dm-remap message $V clear $((n * 811 % 60000))+800; n=$((n + 1)); done) >/dev/null 2>&1 &
+    # Elsewhere than those.
+    (n=0; while :; do dm-remap message $V remap $((6000 + n * 811 % 50000))+800; dm-remap message $V clear $((6000 + n * 811 % 50000))+800; n=$((n + 1)); done) >/dev/null 2>&1 &
     wait_for test -e /mnt/30
     sleep 0.3
     power_cut
