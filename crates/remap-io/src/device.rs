@@ -233,7 +233,7 @@ impl Device {
             };
             queue.submit(
                 0,
-                DeviceOp { device: self.clone(), kind, offset, len, buf, long: false },
+                DeviceOp { device: self.clone(), kind, offset, len, buf, scattered: false },
                 self.deadline,
             );
             loop {

@@ -380,7 +380,7 @@ impl Owner<'_> {
         };
         self.io.submit(
             op.id.0,
-            DeviceOp { device, kind, offset, len, buf, long: false },
+            DeviceOp { device, kind, offset, len, buf, scattered: false },
             self.shared.deadline,
         );
     }

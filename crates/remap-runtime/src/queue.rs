@@ -34,7 +34,7 @@ use gather::{GATHER, Gather, Run};
 
 /// Device operations of a queue that are out at a time; more wait in it.
 const DEPTH: u32 = 256;
-/// Longer requests, in bytes, are worth a thread of their own where they are only copied.
+/// Longer requests, in bytes, are worth another thread where they are cut into many parts that are only copied.
 const LONG: u64 = 64 << 10;
 /// Buffers kept for reuse, and the most bytes of them.
 const POOL_BUFFERS: usize = 64;
@@ -87,6 +87,8 @@ struct Active {
     begun: Option<Instant>,
     /// A part of it went to the owner.
     slow: bool,
+    /// Long, and cut into more than one part.
+    scattered: bool,
 }
 
 /// A stretch of a request with one placement.
@@ -193,6 +195,12 @@ impl VolumeQueue {
             let block = Block(at / per_block);
             let stretch = self.shared.view.first(block, Block(end.div_ceil(per_block)));
             let until = ((block.0 + stretch.blocks) * per_block).min(end);
+            if until < end
+                && request.len > LONG
+                && let Some(active) = self.actives.get(active)
+            {
+                active.scattered = true;
+            }
             let here = Extent::between(Sector(at), Sector(until));
             if stretch.placement == Placement::Slow {
                 slow_from.get_or_insert(at);
@@ -291,11 +299,11 @@ impl VolumeQueue {
     /// The operation of a part that was begun.
     fn start(&mut self, index: usize, part: &Part, kind: IoKind, offset: u64) {
         let len = part.extent.map_or(0, |e| e.bytes());
-        let long = self.actives.get(part.active).is_some_and(|active| active.request.len > LONG);
+        let scattered = self.actives.get(part.active).is_some_and(|active| active.scattered);
         let buf = self.slice_of(part);
         match self.device(part.device) {
             Some(device) => {
-                let op = DeviceOp { device, kind, offset, len, buf, long };
+                let op = DeviceOp { device, kind, offset, len, buf, scattered };
                 self.io.submit(index as u64, op, self.shared.deadline);
             }
             None => self.fast_done(index, Err(Fault::Gone)),
@@ -483,8 +491,17 @@ impl Queue for VolumeQueue {
         }
         self.out.starting(&self.mail.presence);
         let begun = self.shared.trace.now();
-        let active =
-            Active { token, request, buf, parts_left: 1, bad: Vec::new(), error: None, begun, slow: false };
+        let active = Active {
+            token,
+            request,
+            buf,
+            parts_left: 1,
+            bad: Vec::new(),
+            error: None,
+            begun,
+            slow: false,
+            scattered: false,
+        };
         let index = self.actives.add(active);
         if request.kind == RequestKind::Flush {
             self.submit_flush(index);

@@ -59,8 +59,8 @@ pub struct DeviceOp {
     pub len: u64,
     /// For reads and writes: exactly `len` bytes.
     pub buf: Option<BufSlice>,
-    /// Part of a transfer that is long enough to be worth another thread. A hint.
-    pub long: bool,
+    /// One of many parts of a long transfer, which together are worth another thread. A hint.
+    pub scattered: bool,
 }
 
 /// A descriptor to wait for. A hang-up or an error sets both `ready` flags. Readiness may be spurious, as with `poll(2)`:

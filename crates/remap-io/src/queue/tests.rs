@@ -15,7 +15,7 @@ fn entry(kind: IoKind, len: u64) -> (tempfile::NamedTempFile, Entry) {
     let device = Device::open(file.path(), &options).unwrap();
     let buf = matches!(kind, IoKind::Read | IoKind::Write { .. })
         .then(|| Buf::alloc(usize::try_from(len).unwrap()).unwrap().slice(0..usize::try_from(len).unwrap()));
-    (file, Entry::of(1, DeviceOp { device, kind, offset: 8192, len, buf, long: false }, Instant::now()))
+    (file, Entry::of(1, DeviceOp { device, kind, offset: 8192, len, buf, scattered: false }, Instant::now()))
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn zeroing_falls_back_step_by_step() {
         offset: 0,
         len: 4096,
         buf: None,
-        long: false,
+        scattered: false,
     };
     let again = Entry::of(2, op, Instant::now());
     assert_eq!(again.call(ZERO_BYTES).act, Act::WriteZeroBytes { durable: false });
@@ -95,7 +95,7 @@ fn a_failed_flush_sticks_only_to_the_page_cache() {
             offset: 0,
             len: 0,
             buf: None,
-            long: false,
+            scattered: false,
         };
         let mut entry = Entry::of(1, op, Instant::now());
         assert_eq!(entry.judge(Err(Errno::IO)), Verdict::Over(Err(Fault::Unknown)));

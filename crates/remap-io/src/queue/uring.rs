@@ -22,9 +22,9 @@ use crate::BufSlice;
 
 /// `RWF_DSYNC`.
 const DURABLE: i32 = 2;
-/// Of long transfers to and from files in memory, so much is copied by one thread.
+/// Of scattered transfers to and from files in memory, so much is copied by one thread.
 const COPY_BYTES: u64 = 512 << 10;
-/// What threads of our own do because the ring cannot (the discard ioctl) or does it worse (long copies), and most of them for each. Writers of a
+/// What threads of our own do because the ring cannot (the discard ioctl) or does it worse (scattered copies), and most of them for each. Writers of a
 /// file in memory would only wait for each other: the kernel lets one in at a time.
 const SIDES: [u32; 2] = [4, 1];
 const READERS: usize = 0;
@@ -48,7 +48,7 @@ pub(super) struct Uring {
     polls: u64,
     /// See [`SIDES`]; made when first needed.
     sides: [Option<Threads>; SIDES.len()],
-    /// Parts of long transfers that wait for more of their kind, their bytes, and for which side they are.
+    /// Parts of scattered transfers that wait for more of their kind, their bytes, and for which side they are.
     copies: Vec<Part>,
     copied: u64,
     copiers: usize,
@@ -128,10 +128,11 @@ impl Uring {
         self.push(entry.user_data(u64::from(slot)));
     }
 
-    /// The ring hands every write to a file in memory, and some reads, to threads of its own, one by one: a short copy is over before those
-    /// have begun, and the pieces of a long one are better done in a row.
+    /// The ring hands every write to a file in memory, and some reads, to threads of its own, one by one. A copy is better made here, where
+    /// its bytes are sent from or came in, and stay in the processor's cache; but the many parts of a scattered one take long enough for
+    /// another thread, in a row.
     fn copy(&mut self, slot: u32, entry: &Entry, call: Call, zeroes: &BufSlice) {
-        if !entry.op.long {
+        if !entry.op.scattered {
             let result = blocking::perform(&entry.op.device, entry.memory(zeroes), &call);
             self.finished.push((slot, result));
             return;

@@ -43,7 +43,7 @@ pub fn filled(len: usize, byte: u8) -> Buf {
 
 pub fn op(device: &Device, kind: IoKind, offset: u64, len: u64, buf: Option<&mut Buf>) -> DeviceOp {
     let buf = buf.map(|buf| buf.slice(0..usize::try_from(len).unwrap()));
-    DeviceOp { device: device.clone(), kind, offset, len, buf, long: len > 4096 }
+    DeviceOp { device: device.clone(), kind, offset, len, buf, scattered: len > 4096 }
 }
 
 /// Waits for the next completion.

@@ -5,6 +5,8 @@
 
 /// Capacity in bytes: many small requests, or the start of large ones, in one system call.
 const CAPACITY: usize = 128 << 10;
+/// Bytes received at once between long payloads.
+const FEW: usize = 4096;
 
 /// A flat buffer with a consumed front.
 #[derive(Debug)]
@@ -33,13 +35,15 @@ impl Input {
         }
     }
 
-    /// Where to receive to. The unread bytes move to the front first.
-    pub(super) fn room(&mut self) -> &mut [u8] {
+    /// Where to receive to. The unread bytes move to the front first. With `few` it is short: what comes is the head of a request with
+    /// a long payload, which is better received where it belongs than copied there.
+    pub(super) fn room(&mut self, few: bool) -> &mut [u8] {
         if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        &mut self.bytes[self.end..]
+        let until = if few && self.end < FEW { FEW } else { self.bytes.len() };
+        &mut self.bytes[self.end..until]
     }
 
     /// `len` bytes were received into [`Self::room`].
@@ -56,13 +60,13 @@ mod tests {
     #[test]
     fn unread_bytes_survive_compaction() {
         let mut input = Input::default();
-        input.room()[..5].copy_from_slice(b"abcde");
+        input.room(false)[..5].copy_from_slice(b"abcde");
         input.received(5);
         input.consume(3);
-        assert_eq!(input.room().len(), CAPACITY - 2);
+        assert_eq!(input.room(false).len(), CAPACITY - 2);
         assert_eq!(input.unread(), b"de");
         input.consume(2);
         assert!(input.unread().is_empty());
-        assert_eq!(input.room().len(), CAPACITY);
+        assert_eq!(input.room(false).len(), CAPACITY);
     }
 }

@@ -172,7 +172,7 @@ fn negotiate(
                 if watch.stopping() {
                     return Ok(None);
                 }
-                match socket.receive(&mut [], input.room()) {
+                match socket.receive(&mut [], input.room(false)) {
                     Ok(Some(0)) => return Ok(None),
                     Ok(Some(received)) => input.received(received),
                     Ok(None) => {

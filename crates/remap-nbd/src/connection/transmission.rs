@@ -24,8 +24,25 @@ use crate::transmission::{Command, Head, Incoming, Refusal, Requests};
 
 /// Bytes that a cache request reads at a time.
 const CACHE_STEP: u64 = 1 << 20;
+/// Bytes of a payload that is better received where it belongs than copied there.
+const LONG: usize = 32 << 10;
 /// Most bytes that a block status reply may take, both contexts.
 const STATUS_COST: usize = 2 * (40 + 16 * STATUS_EXTENTS_MAX);
+
+/// Long reads of so many bytes that are over leave before others are begun: their bytes are still in the processor's cache, and the
+/// client has something to do.
+const ENOUGH: usize = 256 << 10;
+
+/// How far the input was handled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parsed {
+    /// To its end, as far as it is whole.
+    All,
+    /// Replies are to leave first.
+    Enough,
+    /// The limits hold back the next request.
+    Full,
+}
 
 /// A payload on its way in.
 enum Payload {
@@ -55,6 +72,8 @@ pub(super) struct Transmission<'a, E: Export> {
     watch: &'a Watch,
     input: Input,
     payload: Payload,
+    /// The last payload was a long one.
+    long: bool,
     jobs: Jobs,
     outbox: Outbox,
     held: Held,
@@ -84,6 +103,7 @@ impl<'a, E: Export> Transmission<'a, E> {
             watch,
             input,
             payload: Payload::None,
+            long: false,
             jobs: Jobs::default(),
             outbox: Outbox::default(),
             held: Held::default(),
@@ -106,10 +126,10 @@ impl<'a, E: Export> Transmission<'a, E> {
             if self.receiving && ready.read {
                 self.receive();
             }
-            let blocked = self.parse().unwrap_or_else(|error| {
+            let parsed = self.parse().unwrap_or_else(|error| {
                 self.receiving = false;
                 outcome = Err(error.into());
-                false
+                Parsed::All
             });
             if !self.receiving {
                 self.forget_payload();
@@ -121,8 +141,14 @@ impl<'a, E: Export> Transmission<'a, E> {
                 return outcome;
             }
             ready = Interest::default();
-            if !(blocked && self.receiving) || held == (self.held.requests, self.held.bytes) {
-                ready = self.wait(blocked, &quiet).map_err(ServeError::Queue)?;
+            let goes_on = match parsed {
+                Parsed::All => false,
+                Parsed::Enough => true,
+                Parsed::Full => held != (self.held.requests, self.held.bytes),
+            };
+            if !(goes_on && self.receiving) {
+                let full = parsed == Parsed::Full;
+                ready = self.wait(full, &quiet).map_err(ServeError::Queue)?;
             }
         }
     }
@@ -178,9 +204,9 @@ impl<'a, E: Export> Transmission<'a, E> {
         let result = match &mut self.payload {
             Payload::Fill { buf, filled, .. } => {
                 filling = buf.len() - *filled;
-                self.socket.receive(&mut buf.bytes_mut()[*filled..], self.input.room())
+                self.socket.receive(&mut buf.bytes_mut()[*filled..], self.input.room(self.long))
             }
-            _ => self.socket.receive(&mut [], self.input.room()),
+            _ => self.socket.receive(&mut [], self.input.room(self.long)),
         };
         match result {
             Ok(None) => {}
@@ -195,22 +221,29 @@ impl<'a, E: Export> Transmission<'a, E> {
         }
     }
 
-    /// Handles what was received. True when the limits hold back the next request.
-    fn parse(&mut self) -> Result<bool, crate::transmission::StreamError> {
+    /// Handles what was received.
+    fn parse(&mut self) -> Result<Parsed, crate::transmission::StreamError> {
+        let mut long_reads = 0;
         while self.receiving {
             if !self.take_payload() {
-                return Ok(false);
+                return Ok(Parsed::All);
             }
-            let Some(incoming) = self.requests.next(self.input.unread())? else { return Ok(false) };
+            if long_reads >= ENOUGH && self.queue.stirs() {
+                return Ok(Parsed::Enough);
+            }
+            let Some(incoming) = self.requests.next(self.input.unread())? else { return Ok(Parsed::All) };
             let cost = self.cost(&incoming);
             let room = self.held.bytes == 0 || self.held.bytes + cost <= self.limits.bytes;
             if self.held.requests >= self.limits.requests || !room {
-                return Ok(true);
+                return Ok(Parsed::Full);
+            }
+            if cost >= LONG && matches!(incoming.verdict, Ok(Command::Read { .. })) {
+                long_reads += cost;
             }
             self.input.consume(incoming.used);
             self.begin(incoming, cost);
         }
-        Ok(false)
+        Ok(Parsed::All)
     }
 
     /// Bytes that the request counts while it is in flight. Checked requests are at most 32 MiB where it matters.
@@ -314,6 +347,7 @@ impl<'a, E: Export> Transmission<'a, E> {
             }
             Ok(Command::Write { fua }) => {
                 let buf = self.queue.buffer(cost);
+                self.long = cost >= LONG;
                 self.payload = Payload::Fill { head, fua, buf, filled: 0, begun };
             }
             Ok(Command::Trim { fua }) => self.advance(ranged(Effect::Trim, fua)),

@@ -93,7 +93,7 @@ impl VolumeQueue {
             offset: first * SECTOR_SIZE,
             len,
             buf: Some(slice),
-            long: false,
+            scattered: false,
         };
         self.io.submit(tag, op, self.shared.deadline);
     }
