@@ -61,9 +61,8 @@ pub(crate) fn moments(entries: &[Entry], no_cache: &Range<u64>) -> Vec<Moment> {
         entry.flush || entry.fua || there
     };
     let places = entries.iter().enumerate().filter(|(_, entry)| counts(entry)).map(|(index, _)| index + 1);
-    let known = |place| {
-        survivors(entries, &Cut { entries: place, torn: None, no_cache: no_cache.clone() }).is_ok()
-    };
+    let known =
+        |place| survivors(entries, &Cut { entries: place, torn: None, no_cache: no_cache.clone() }).is_ok();
     places
         .map(|place| Moment {
             entries: place,
@@ -212,7 +211,10 @@ mod tests {
         assert_eq!(torn, [vec![0, 3], vec![0, 2, 3]].into());
         assert_eq!(whole(&[fua(2), write(4), flush()], &cut(2, None)), [0]);
         let contested = Entry { contested: true, ..fua(2) };
-        assert!(survivors(&[contested, write(3), flush()], &cut(2, None)).is_err(), "which of the two came last?");
+        assert!(
+            survivors(&[contested, write(3), flush()], &cut(2, None)).is_err(),
+            "which of the two came last?"
+        );
     }
 
     #[test]
@@ -231,8 +233,13 @@ mod tests {
             moments(&story(), &(20 * 512..30 * 512)).iter().map(|moment| moment.entries).collect();
         assert_eq!(places, [2, 4, 6, 8]);
         let both = [write(0), flush(), Entry { contested: true, ..fua(2) }, write(3), flush()];
-        let known = |no_cache| moments(&both, &no_cache).iter().map(|moment| moment.known).collect::<Vec<_>>();
-        assert_eq!(known(0..512), [true, false, true], "a FUA and a plain write of one sector have no order");
+        let known =
+            |no_cache| moments(&both, &no_cache).iter().map(|moment| moment.known).collect::<Vec<_>>();
+        assert_eq!(
+            known(0..512),
+            [true, true, false, true],
+            "a FUA and a plain write of one sector have no order"
+        );
         assert_eq!(known(0..0), [true, true, true]);
     }
 }

@@ -100,7 +100,14 @@ fn decode(first: &[u8], at: u64, end: u64) -> anyhow::Result<Entry> {
         let room = end.saturating_sub(contents);
         ensure!(bytes <= room, "{bytes} bytes were written, {room} are left in the log");
     }
-    Ok(Entry { what, flush: flags & FLUSH != 0, fua: flags & FUA != 0, contested: false, bytes: start..past, contents })
+    Ok(Entry {
+        what,
+        flush: flags & FLUSH != 0,
+        fua: flags & FUA != 0,
+        contested: false,
+        bytes: start..past,
+        contents,
+    })
 }
 
 /// Reads all entries of a log.
@@ -206,7 +213,14 @@ pub(super) mod tests {
         let log =
             log(&[(0, 3, &bytes), (FLUSH, 0, &[]), (MARK, 0, b"here"), (FUA | METADATA, 9, &bytes[..512])]);
         let entries = read(&mut Cursor::new(&log)).unwrap();
-        let entry = |what, bytes, contents| Entry { what, flush: false, fua: false, contested: false, bytes, contents };
+        let entry = |what, bytes, contents| Entry {
+            what,
+            flush: false,
+            fua: false,
+            contested: false,
+            bytes,
+            contents,
+        };
         assert_eq!(
             entries,
             [
