@@ -93,7 +93,7 @@ pub(super) const ROWS: &[Row] = &[
         seconds: 600,
         ..TARGET
     },
-    Row { file: "kernel/tests/under_load.sh", lane: NEWEST, boot: MEMORY_CHECKED, seconds: 600, ..TARGET },
+    Row { file: "kernel/tests/under_load.sh", lane: NEWEST, seconds: 600, ..TARGET },
     Row { file: "kernel/tests/pulled.sh", lane: NEWEST, seconds: 600, ..TARGET },
     Row { file: "kernel/tests/leaks.sh", lane: NEWEST, boot: MEMORY_CHECKED, seconds: 600, ..TARGET },
     Row { file: "kernel/tests/flushes.sh", lane: NEWEST, seconds: 600, ..CUT },
