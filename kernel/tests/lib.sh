@@ -42,6 +42,7 @@ power_cut() {
 }
 
 finish() {
+    grep -q slub_debug /proc/cmdline && ok "what was done to memory was checked" memory_checked
     # Nothing of this may be in the log of any run.
     ok "the log has no warning of the kernel" clean_log
     echo "1..$checks"
@@ -49,7 +50,15 @@ finish() {
     exit $?
 }
 
-clean_log() { ! { cat /tmp/seen 2>/dev/null; dmesg; } | sed '1,/checks begin/d' | grep -E 'WARNING:|BUG:|Oops|Call Trace|hung task|blocked for more|refcount|stack state'; }
+# The allocator has these checks on. It looks at an object when that is used again; now it looks at all, and the log has what it finds.
+memory_checked() {
+    for check in poison red_zone store_user; do [ "$(cat /sys/kernel/slab/kmalloc-64/$check)" = 1 ] || return 1; done
+    for cache in /sys/kernel/slab/*/validate; do echo 1 >"$cache" || return 1; done
+    sampled=/sys/module/kfence/parameters/sample_interval
+    [ ! -e $sampled ] || [ "$(cat $sampled)" -gt 0 ]
+}
+
+clean_log() { ! { cat /tmp/seen 2>/dev/null; dmesg; } | sed '1,/checks begin/d' | grep -E 'WARNING:|BUG[: ]|Oops|Call Trace|hung task|blocked for more|refcount|stack state|Redzone|Poison overwritten'; }
 
 begin() {
     echo "checks begin" >/dev/kmsg

@@ -144,9 +144,13 @@ fn qemu(
     command.arg("-chardev").arg(format!("file,id=log,append=on,path={}", home.join(CONSOLE).display()));
     command.args("-serial chardev:log -chardev stdio,id=out,signal=off -serial chardev:out".split(' '));
     command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initrd);
-    let line = format!(
+    let mut line = format!(
         "console=ttyS0 panic=-1 mitigations=off nokaslr tsc=reliable tsc_early_khz={khz} quiet loglevel=5"
     );
+    for word in &job.boot {
+        line.push(' ');
+        line.push_str(word);
+    }
     command.arg("-append").arg(line);
     if disks.iter().any(|(disk, _)| disk.bus == Bus::Scsi) {
         command.args(["-device", "virtio-scsi-pci,id=scsi"]);
@@ -167,7 +171,8 @@ fn uml(job: &Job, kernel: &Booted, initrd: &Path, disks: &[(&Disk, PathBuf)]) ->
     command.arg(format!("mem={}M", job.memory)).arg(format!("initrd={}", initrd.display()));
     // The kernel speaks to standard error, the script to standard output.
     command
-        .args("root=/dev/ram0 con=null con0=null,fd:2 con1=null,fd:1 ssl=null quiet loglevel=5".split(' '));
+        .args("root=/dev/ram0 con=null con0=null,fd:2 con1=null,fd:1 ssl=null quiet loglevel=5".split(' '))
+        .args(&job.boot);
     for (number, (disk, file)) in disks.iter().enumerate() {
         command.arg(disk.for_uml(number, file)?);
     }

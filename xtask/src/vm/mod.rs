@@ -83,6 +83,9 @@ struct RunArgs {
     /// Run udev in the guest
     #[arg(long)]
     udev: bool,
+    /// A word for the kernel's command line
+    #[arg(long = "boot", value_name = "WORD")]
+    boot: Vec<String>,
     /// The guest's clock counts instructions: one is a nanosecond
     #[arg(long)]
     icount: bool,
@@ -143,6 +146,7 @@ struct Job {
     files: Vec<(PathBuf, String)>,
     out: Option<PathBuf>,
     udev: bool,
+    boot: Vec<String>,
     icount: bool,
     cpus: u32,
     memory: u32,
@@ -227,6 +231,7 @@ fn job(root: &Path, args: &RunArgs) -> Result<Job> {
         files,
         out: args.out.clone(),
         udev: args.udev,
+        boot: args.boot.clone(),
         icount: args.icount,
         cpus: args.cpus,
         memory: args.memory,

@@ -61,6 +61,7 @@ pub(super) fn list() {
         needs.extend(row.disks.iter().map(|disk| format!("disk {disk}")));
         needs.extend((row.lives > 1).then(|| format!("{} lives", row.lives)));
         needs.extend(row.udev.then(|| "udev".to_owned()));
+        needs.extend(row.boot.iter().map(|word| format!("booted with {word}")));
         needs.extend(row.measured.map(|file| format!("compared with {file}")));
         println!("{:<12} {}", row.name(), needs.join(", "));
     }
@@ -240,6 +241,7 @@ impl Bench<'_> {
             files: row.ours.iter().map(|name| (self.ours.join(name), format!("/usr/bin/{name}"))).collect(),
             out: None,
             udev: row.udev,
+            boot: owned(row.boot),
             icount: row.measured.is_some(),
             cpus: row.cpus,
             memory: row.memory,

@@ -37,6 +37,8 @@ pub(crate) struct Moment {
     pub(crate) mark: Option<String>,
     /// The last mark before a torn cut there, which comes as late as can be: just before the next flush.
     pub(crate) mark_torn: Option<String>,
+    /// The log tells what was durable.
+    pub(crate) known: bool,
 }
 
 /// Where the next flush is from here on; the end of the log if there is none.
@@ -52,22 +54,21 @@ fn last_mark(entries: &[Entry]) -> Option<String> {
 }
 
 /// All moments at which what is durable changes: after every flush and every write that was durable by itself, or, with a part that has no
-/// cache, after every write there. (Not those of which it is not known what was durable.)
+/// cache, after every write there.
 pub(crate) fn moments(entries: &[Entry], no_cache: &Range<u64>) -> Vec<Moment> {
     let counts = |entry: &Entry| {
         let there = entry.what == What::Write && no_cache.contains(&entry.bytes.start);
         entry.flush || entry.fua || there
     };
     let places = entries.iter().enumerate().filter(|(_, entry)| counts(entry)).map(|(index, _)| index + 1);
-    let known = |place: &usize| {
-        survivors(entries, &Cut { entries: *place, torn: None, no_cache: no_cache.clone() }).is_ok()
-    };
+    let known =
+        |place| survivors(entries, &Cut { entries: place, torn: None, no_cache: no_cache.clone() }).is_ok();
     places
-        .filter(known)
         .map(|place| Moment {
             entries: place,
             mark: last_mark(&entries[..place]),
             mark_torn: last_mark(&entries[..next_flush(entries, place)]),
+            known: known(place),
         })
         .collect()
 }
@@ -99,20 +100,11 @@ pub(crate) fn survivors(entries: &[Entry], cut: &Cut) -> anyhow::Result<Survivor
     let later = entries.iter().enumerate().take(end).skip(sure);
     for (index, entry) in later.filter(|(_, entry)| entry.what == What::Write) {
         let at_once = cut.no_cache.contains(&entry.bytes.start);
-        if !cut.no_cache.is_empty() {
-            // It stands before writes of the same time that were not durable by themselves, however late it completed: which of two came last
-            // is known only if they are apart.
-            let rivals = &entries[index + 1..next_flush(entries, index + 1)];
-            let apart = |other: &Entry| {
-                other.what != What::Write
-                    || other.bytes.end <= entry.bytes.start
-                    || entry.bytes.end <= other.bytes.start
-            };
-            ensure!(
-                !entry.fua || rivals.iter().all(apart),
-                "entry {index} (FUA) has no place among those of the same sectors that a flush makes durable"
-            );
-        }
+        // Its place counts: not all that comes behind it is kept.
+        ensure!(
+            cut.no_cache.is_empty() || !entry.contested,
+            "entry {index} (FUA) has no place among those of the same sectors that a flush makes durable"
+        );
         if at_once || entry.fua {
             more.push((index, entry.bytes.clone()));
         } else if cut.torn.is_some() {
@@ -145,7 +137,7 @@ mod tests {
     use super::*;
 
     fn entry(what: What, bytes: Range<u64>) -> Entry {
-        Entry { what, flush: false, fua: false, bytes, contents: 0 }
+        Entry { what, flush: false, fua: false, contested: false, bytes, contents: 0 }
     }
 
     fn write(at: u64) -> Entry {
@@ -218,8 +210,9 @@ mod tests {
         let torn: BTreeSet<Vec<usize>> = (0..200).map(|seed| whole(&entries, &cut(4, Some(seed)))).collect();
         assert_eq!(torn, [vec![0, 3], vec![0, 2, 3]].into());
         assert_eq!(whole(&[fua(2), write(4), flush()], &cut(2, None)), [0]);
+        let contested = Entry { contested: true, ..fua(2) };
         assert!(
-            survivors(&[fua(2), write(3), flush()], &cut(2, None)).is_err(),
+            survivors(&[contested, write(3), flush()], &cut(2, None)).is_err(),
             "which of the two came last?"
         );
     }
@@ -230,6 +223,7 @@ mod tests {
             entries,
             mark: (mark != "-").then(|| mark.to_owned()),
             mark_torn: (torn != "-").then(|| torn.to_owned()),
+            known: true,
         };
         assert_eq!(
             moments(&story(), &(0..0)),
@@ -238,5 +232,14 @@ mod tests {
         let places: Vec<usize> =
             moments(&story(), &(20 * 512..30 * 512)).iter().map(|moment| moment.entries).collect();
         assert_eq!(places, [2, 4, 6, 8]);
+        let both = [write(0), flush(), Entry { contested: true, ..fua(2) }, write(3), flush()];
+        let known =
+            |no_cache| moments(&both, &no_cache).iter().map(|moment| moment.known).collect::<Vec<_>>();
+        assert_eq!(
+            known(0..512),
+            [true, true, false, true],
+            "a FUA and a plain write of one sector have no order"
+        );
+        assert_eq!(known(0..0), [true, true, true]);
     }
 }

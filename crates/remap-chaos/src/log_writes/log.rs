@@ -43,6 +43,8 @@ pub(crate) struct Entry {
     pub(crate) flush: bool,
     /// It is durable itself.
     pub(crate) fua: bool,
+    /// It is, and it has no place among writes of other bytes to the same sectors: see [`contested`].
+    pub(crate) contested: bool,
     /// Of the device.
     pub(crate) bytes: Range<u64>,
     /// Where in the log what was written is.
@@ -98,7 +100,14 @@ fn decode(first: &[u8], at: u64, end: u64) -> anyhow::Result<Entry> {
         let room = end.saturating_sub(contents);
         ensure!(bytes <= room, "{bytes} bytes were written, {room} are left in the log");
     }
-    Ok(Entry { what, flush: flags & FLUSH != 0, fua: flags & FUA != 0, bytes: start..past, contents })
+    Ok(Entry {
+        what,
+        flush: flags & FLUSH != 0,
+        fua: flags & FUA != 0,
+        contested: false,
+        bytes: start..past,
+        contents,
+    })
 }
 
 /// Reads all entries of a log.
@@ -126,7 +135,44 @@ pub(crate) fn read<R: Read + Seek>(log: &mut R) -> anyhow::Result<Vec<Entry>> {
         at = entry.contents + written;
         found.push(entry);
     }
+    for index in 0..found.len() {
+        let contested = contested(log, &found, index).with_context(|| format!("entry {index}"))?;
+        found[index].contested = contested;
+    }
     Ok(found)
+}
+
+/// Does other contents for its sectors come behind an entry that is durable by itself, before the next flush? That is in the log when it
+/// completes, the others only when a flush takes them along: which of two came last is not known. Of the same bytes it does not matter; the target
+/// makes such pairs. What it writes is FUA if it carries out a write anew that failed, since a device without a cache may have dropped the flag of the first
+/// try, and that may have reached the sectors beside the bad one.
+fn contested<R: Read + Seek>(log: &mut R, entries: &[Entry], index: usize) -> anyhow::Result<bool> {
+    let entry = &entries[index];
+    if !entry.fua {
+        return Ok(false);
+    }
+    for other in entries[index + 1..].iter().take_while(|other| !other.flush) {
+        let both = entry.bytes.start.max(other.bytes.start)..entry.bytes.end.min(other.bytes.end);
+        if other.what == What::Write
+            && !both.is_empty()
+            && written(log, entry, &both)? != written(log, other, &both)?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What an entry wrote to these bytes of the device, which are among its own.
+pub(crate) fn written<R: Read + Seek>(
+    log: &mut R,
+    entry: &Entry,
+    bytes: &Range<u64>,
+) -> anyhow::Result<Vec<u8>> {
+    let mut buffer = vec![0; usize::try_from(bytes.end - bytes.start)?];
+    log.seek(SeekFrom::Start(entry.contents + (bytes.start - entry.bytes.start)))
+        .and_then(|_| log.read_exact(&mut buffer))?;
+    Ok(buffer)
 }
 
 #[cfg(test)]
@@ -167,7 +213,14 @@ pub(super) mod tests {
         let log =
             log(&[(0, 3, &bytes), (FLUSH, 0, &[]), (MARK, 0, b"here"), (FUA | METADATA, 9, &bytes[..512])]);
         let entries = read(&mut Cursor::new(&log)).unwrap();
-        let entry = |what, bytes, contents| Entry { what, flush: false, fua: false, bytes, contents };
+        let entry = |what, bytes, contents| Entry {
+            what,
+            flush: false,
+            fua: false,
+            contested: false,
+            bytes,
+            contents,
+        };
         assert_eq!(
             entries,
             [
@@ -177,6 +230,19 @@ pub(super) mod tests {
                 Entry { fua: true, ..entry(What::Write, 4608..5120, 3584) },
             ]
         );
+    }
+
+    #[test]
+    fn a_durable_write_beside_other_bytes_for_its_sectors_is_contested() {
+        let contested = |plain: &[u8], place, flush| {
+            let fua = [[1; 512], [2; 512]].concat();
+            let log = log(&[(FUA, 3, &fua), (flush, 0, &[]), (0, place, plain), (FLUSH, 0, &[])]);
+            read(&mut Cursor::new(&log)).unwrap()[0].contested
+        };
+        assert!(contested(&[3; 512], 4, MARK) && contested(&[2; 1024], 3, MARK));
+        assert!(!contested(&[2; 512], 4, MARK), "the same bytes");
+        assert!(!contested(&[3; 512], 5, MARK), "elsewhere");
+        assert!(!contested(&[3; 512], 4, FLUSH), "later");
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod log;
 mod sweep;
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ pub(crate) enum Task {
         /// Device or file
         log: PathBuf,
     },
-    /// One line for each moment at which what is durable changes: entries up to there, the last mark, the last mark before the next flush
+    /// One line for each moment at which what is durable changes, if the log tells how: entries up to there, the last mark, the last mark before the next flush
     Cuts {
         /// Device or file
         log: PathBuf,
@@ -91,7 +91,8 @@ pub(crate) fn run(task: &Task) -> anyhow::Result<()> {
             }
         }
         Task::Cuts { log, no_cache } => {
-            for Moment { entries, mark, mark_torn } in cut::moments(&entries(log)?.1, &no_cache.bytes()) {
+            let moments = cut::moments(&entries(log)?.1, &no_cache.bytes());
+            for Moment { entries, mark, mark_torn, .. } in moments.into_iter().filter(|moment| moment.known) {
                 let or_none = |mark: Option<String>| mark.unwrap_or("-".into());
                 println!("{entries} {} {}", or_none(mark), or_none(mark_torn));
             }
@@ -134,11 +135,7 @@ fn describe(entry: &Entry) -> String {
 
 /// What an entry wrote, or a part of it.
 fn written(log: &mut File, index: usize, entry: &Entry, bytes: &Range<u64>) -> anyhow::Result<Vec<u8>> {
-    let mut buffer = vec![0; usize::try_from(bytes.end - bytes.start)?];
-    log.seek(SeekFrom::Start(entry.contents + (bytes.start - entry.bytes.start)))
-        .and_then(|_| log.read_exact(&mut buffer))
-        .with_context(|| format!("entry {index} of the log"))?;
-    Ok(buffer)
+    log::written(log, entry, bytes).with_context(|| format!("entry {index} of the log"))
 }
 
 /// Copies what was kept from the log to the device.

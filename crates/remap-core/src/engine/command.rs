@@ -27,11 +27,11 @@ pub enum Command {
     /// Move the blocks of the extent back to the main device and drop their entries.
     Clear(Extent),
     /// Read what the entries in the extent say is there, and keep them true: a pending sector that reads again is pending no
-    /// more, a slot that cannot be read is replaced. With `all`, blocks without entries are read too.
+    /// more, a slot that cannot be read is replaced. With `all`, all other sectors on the main device are read too.
     Verify {
         /// Where.
         extent: Extent,
-        /// Blocks without an entry as well.
+        /// What no entry speaks of as well.
         all: bool,
     },
     /// Write all metadata copies anew.
@@ -228,7 +228,7 @@ impl Engine {
             let (kind, cause) = match command {
                 Command::Remap(_, cause) => (JobKind::Move { command: index }, cause),
                 Command::Clear(_) => (JobKind::Clear { command: index }, Cause::Manual),
-                _ => (JobKind::Check { command: index }, Cause::ReadError),
+                _ => (JobKind::Check { command: index, all }, Cause::ReadError),
             };
             let already = matches!(kind, JobKind::Move { .. }) && settled;
             let Some(running) = self.commands.get_mut(at) else { return };

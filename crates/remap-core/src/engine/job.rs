@@ -32,14 +32,14 @@ pub(super) enum JobKind {
     Move { command: usize },
     /// Move the block back to the main device.
     Clear { command: usize },
-    /// Read what the entry says is there; keep the entry true.
-    Check { command: usize },
+    /// Read what the entry says is there (with `all`, also what it says nothing about); keep the entry true.
+    Check { command: usize, all: bool },
 }
 
 impl JobKind {
     pub(super) fn command(self) -> Option<usize> {
         match self {
-            Self::Move { command } | Self::Clear { command } | Self::Check { command } => Some(command),
+            Self::Move { command } | Self::Clear { command } | Self::Check { command, .. } => Some(command),
             Self::Learn { .. } | Self::Write { .. } => None,
         }
     }

@@ -280,10 +280,13 @@ impl Engine {
         let believed = self.planted(Canary::StaleMainBelieved);
         let wanted = match job.kind {
             JobKind::Learn { sectors, .. } if stays => sectors & valid,
-            JobKind::Check { .. } if job.old_slot().is_none() => match job.old {
-                // Bytes that are known to be out of date prove nothing by being readable.
-                Some(old) if old.flags.stale() && !believed => 0,
-                Some(old) => old.lost & valid,
+            JobKind::Check { all, .. } if job.old_slot().is_none() => match job.old {
+                Some(old) => {
+                    let others = if all { !old.lost } else { 0 };
+                    // Bytes that are known to be out of date prove nothing by being readable.
+                    let lost = if old.flags.stale() && !believed { 0 } else { old.lost };
+                    (lost | others) & valid
+                }
                 None => valid,
             },
             JobKind::Clear { .. } if job.old_slot().is_none() => {
