@@ -312,7 +312,10 @@ fn debian(root: &Path, tree: &Tree, home: &Path, asked: &str) -> Result<(String,
         let mut packages = vec![package.clone()];
         packages.extend(apt.depends(&package)?.into_iter().filter(parts));
         apt.unpack(&packages, &at)?;
-        let boot = at.join("boot").join(format!("vmlinuz-{release}"));
+        // Packages of 7 and later keep it with the modules.
+        let places = [format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")];
+        let boot = places.map(|place| at.join(place)).into_iter().find(|file| file.is_file());
+        let boot = boot.with_context(|| format!("{package} has no vmlinuz"))?;
         let packed = fs::read(&boot).with_context(|| format!("{package}: reading {}", boot.display()))?;
         fs::write(at.join("vmlinux"), unpacked(tree, &packed)?)?;
         fs::write(at.join("ready"), "")?;
