@@ -204,6 +204,8 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         file: "kernel/tests/speed.sh",
+        // What the figures in the tree are of.
+        kernels: NEWEST,
         lane: NEWEST,
         programs: &["fio"],
         measured: Some("kernel/tests/speed.txt"),
