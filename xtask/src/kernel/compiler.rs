@@ -62,7 +62,7 @@ fn wrap(root: &Path, folder: &Path) -> Result<()> {
 
 /// At every moment there is a program or its script.
 fn replace(root: &Path, libraries: &Path, file: &Path) -> Result<()> {
-    let (moved, part) = (file.with_added_extension(MOVED), file.with_added_extension("part"));
+    let [moved, part] = [MOVED, "part"].map(|end| PathBuf::from(format!("{}.{end}", file.display())));
     // One that is there is of a run that was interrupted.
     let _ = fs::remove_file(&moved);
     fs::hard_link(file, &moved).with_context(|| format!("linking {}", file.display()))?;
