@@ -11,11 +11,16 @@
 #include <linux/mutex.h>
 #include <linux/percpu.h>
 #include <linux/spinlock.h>
+#include <linux/version.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 #include "dmr.h"
 
 #define DM_MSG_PREFIX "remap"
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 3, 0)
+#define bi_bvec_done bi_offset
+#endif
 
 #define DMR_IOS 256			/* operations out at a time; the others wait in the engine */
 #define DMR_CHUNK_PAGES 256		/* pages of a bio of our own */

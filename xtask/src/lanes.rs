@@ -49,12 +49,12 @@ const LANES: &[Lane] = &[
     Lane { name: "doc-tests", about: "examples in the documentation", run: doc_tests },
     Lane {
         name: "kernel",
-        about: "the kernel module for 6.1 and 6.12, its Rust side and its gates, the DKMS package",
+        about: "the kernel module for 6.1, 6.12 and the newest of the backports, its Rust side and its gates, the DKMS package",
         run: kernel_module,
     },
     Lane {
         name: "vm",
-        about: "guests under User-mode Linux, 6.1 and 6.12: the target, the server, disks with medium errors, power cuts",
+        about: "guests under User-mode Linux, 6.1, 6.12 and the newest: the target, the server, disks with medium errors, power cuts",
         run: guests,
     },
     Lane { name: "models", about: "lock-free code under loom and shuttle", run: models },
@@ -300,7 +300,7 @@ fn kernel_module(stage: &Stage<'_>) -> Result<Verdict> {
     }
     let mut verdict = stage.cargo(10, &[&["test"], &glue[..]].concat())?;
     if verdict.good {
-        verdict.good = kernel::dkms(stage.root, &["6.1".to_owned(), "6.12".to_owned()])?;
+        verdict.good = kernel::dkms(stage.root, &["6.1", "6.12", "newest"].map(str::to_owned))?;
     }
     Ok(verdict)
 }

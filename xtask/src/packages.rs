@@ -4,6 +4,7 @@
 //! our own, below `target/packages`. One process at a time uses them.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -20,8 +21,14 @@ pub(crate) struct Apt {
 }
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// Where compilers newer than the release's own come from.
+/// Where compilers and kernels newer than the release's own come from.
 const BACKPORTS: &str = "trixie-backports";
+/// The release that they are made for, whose packages they want beside them.
+const BACKPORTED: &str = "trixie";
+/// What people call the newest kernel that the sources have.
+pub(crate) const NEWEST: &str = "newest";
+/// What a program for this machine names as its loader.
+pub(crate) const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 
 /// Lists that are older are read again.
 const FRESH_SECONDS: u64 = 24 * 3600;
@@ -32,13 +39,24 @@ impl Apt {
     /// # Errors
     /// There is no Debian package source on this machine, or it does not answer.
     pub(crate) fn open(root: &Path) -> Result<Self> {
+        Self::read(root.join("target/packages"), sources)
+    }
+
+    /// The same for the release that kernels of the backports are made for: by itself, so that nothing of it gets among the machine's own.
+    ///
+    /// # Errors
+    /// As with [`Apt::open`].
+    pub(crate) fn open_backported(root: &Path) -> Result<Self> {
+        Self::read(root.join("target/packages").join(BACKPORTED), backported)
+    }
+
+    fn read(folder: PathBuf, sources: fn() -> Result<String>) -> Result<Self> {
         for program in ["apt-get", "dpkg-deb"] {
             ensure!(
                 tools::find(program).is_some(),
                 "`{program}` is not here: kernels and programs are taken from Debian packages, which wants a machine that runs Debian"
             );
         }
-        let folder = root.join("target/packages");
         for below in ["lists/partial", "archives/partial"] {
             fs::create_dir_all(folder.join(below)).context("making a folder for packages")?;
         }
@@ -64,7 +82,7 @@ impl Apt {
             "Dir::Etc::sourcelist \"{at}/sources.list\"; Dir::Etc::sourceparts \"/dev/null\"; Dir::Etc::preferencesparts \"/dev/null\";\n\
              Dir::State::lists \"{at}/lists\"; Dir::State::status \"{at}/status\"; Dir::Cache::archives \"{at}/archives\";\n\
              Dir::Cache::pkgcache \"\"; Dir::Cache::srcpkgcache \"\"; APT::Sandbox::User \"root\"; Acquire::Languages \"none\";\n\
-             APT::Install-Recommends \"0\"; Debug::NoLocking \"1\";\n"
+             APT::Install-Recommends \"0\"; Debug::NoLocking \"1\"; APT::Update::Error-Mode \"any\"; Acquire::Retries \"3\";\n"
         )
     }
 
@@ -85,15 +103,19 @@ impl Apt {
         Ok(names.map(str::to_owned).collect())
     }
 
-    /// The package (`linux-headers-...`, `linux-image-...`) of a kernel: a series of Debian's (6.1, 6.12), the newest of it, or a release.
+    /// The package (`linux-headers-...`, `linux-image-...`) of a kernel: the newest of all, of a series of Debian's (6.1, 6.12), or a release.
     ///
     /// # Errors
     /// The sources have no such series.
     pub(crate) fn kernel(&self, kind: &str, kernel: &str) -> Result<String> {
         let begins = format!("linux-{kind}-");
+        let release = format!("{begins}amd64");
+        // A release has one series under its own name; others have a package each, which names no kernel but theirs.
         let meta = match kernel {
-            "6.1" => format!("{begins}amd64"),
-            series if series.split('.').count() == 2 => format!("{begins}{series}-amd64"),
+            NEWEST => format!("{release}={}", self.version(&release, "")?),
+            series if series.split('.').count() == 2 => self
+                .version(&release, &format!("{series}."))
+                .map_or_else(|_| format!("{begins}{series}-amd64"), |version| format!("{release}={version}")),
             release => return Ok(format!("{begins}{release}")),
         };
         let found = self.depends(&meta)?.into_iter().find(|name| name.starts_with(&begins));
@@ -148,31 +170,51 @@ fn installed(line: &str) -> Option<String> {
     Some(format!("{name}={version}"))
 }
 
+/// Whether a file in the ELF format names a loader (programs do, and the C library); `None`: it is something else.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn elf(file: &Path) -> Result<Option<bool>> {
+    let mut head = Vec::new();
+    let opened = File::open(file).and_then(|file| file.take(4096).read_to_end(&mut head));
+    opened.with_context(|| format!("reading {}", file.display()))?;
+    let loader = b"/ld-linux-x86-64.so.2\0";
+    let names = || head.windows(loader.len()).any(|part| part == loader);
+    Ok(head.starts_with(b"\x7fELF").then(names))
+}
+
 /// The machine's Debian sources, and the backports beside them.
 fn sources() -> Result<String> {
+    let release = fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
+    let name = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or("stable");
+    let mut sources = source("/debian", name)? + &source("/debian", BACKPORTS)?;
+    if let Ok(security) = source("/debian-security", &format!("{name}-security")) {
+        sources += &security;
+    }
+    Ok(sources)
+}
+
+/// The release that the backports are made for, and these.
+fn backported() -> Result<String> {
+    Ok(source("/debian", BACKPORTED)? + &source("/debian", BACKPORTS)?)
+}
+
+/// A line for a suite of the archive that ends so.
+fn source(end: &str, suite: &str) -> Result<String> {
     let mut text = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
     for entry in fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten() {
         text += &fs::read_to_string(entry.path()).unwrap_or_default();
         text.push('\n');
     }
     let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
-    let words: Vec<&str> =
-        lines.flat_map(str::split_whitespace).filter(|word| word.contains("://")).collect();
-    let of = |end: &str| words.iter().map(|uri| uri.trim_end_matches('/')).find(|uri| uri.ends_with(end));
-    let Some(archive) = of("/debian") else { bail!("this machine has no Debian package source in /etc/apt") };
+    let mut words = lines.flat_map(str::split_whitespace).filter(|word| word.contains("://"));
+    let archive = words.find_map(|uri| Some(uri.trim_end_matches('/')).filter(|uri| uri.ends_with(end)));
+    let Some(archive) = archive else { bail!("this machine has no Debian package source in /etc/apt") };
     ensure!(
         Path::new(KEYRING).is_file(),
         "{KEYRING} is not here, by which packages are known to be Debian's: install debian-archive-keyring"
     );
-    let release = fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
-    let name = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or("stable");
-    let mut sources = format!(
-        "deb [signed-by={KEYRING}] {archive} {name} main\ndeb [signed-by={KEYRING}] {archive} {BACKPORTS} main\n"
-    );
-    if let Some(security) = of("/debian-security") {
-        sources += &format!("deb [signed-by={KEYRING}] {security} {name}-security main\n");
-    }
-    Ok(sources)
+    Ok(format!("deb [signed-by={KEYRING}] {archive} {suite} main\n"))
 }
 
 #[cfg(test)]

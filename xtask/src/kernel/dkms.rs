@@ -2,8 +2,7 @@
 //!
 //! Invariant: what the package builds is, byte for byte, the module that the tree builds; that is tried with no Rust toolchain in the path.
 
-use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -60,15 +59,14 @@ pub(crate) fn try_out(places: &Places<'_>, package: &Path, headers: &Headers, mo
     }
     output(Command::new("dpkg-deb").arg("-x").arg(package).arg(&unpacked))?;
     let sources = unpacked.join("usr/src");
-    let path = without_rust(places)?;
-    let Some(built) = module::make(headers, &sources.join(format!("{NAME}-{VERSION}")), Some(&path))? else {
-        return Ok(false);
-    };
+    let no_rust = without_rust(places)?;
+    let built = module::make(headers, &sources.join(format!("{NAME}-{VERSION}")), Some(no_rust.clone()))?;
+    let Some(built) = built else { return Ok(false) };
     let mut good = same(headers, "make", module, &built)?;
     if Command::new("dkms").arg("--version").output().is_ok() {
         let tree = unpacked.join("dkms");
         fs::create_dir_all(&tree)?;
-        let built = by_dkms(headers, &sources, &tree, &path)?;
+        let built = by_dkms(headers, &sources, &tree, &headers.path(Some(no_rust))?)?;
         good &= same(headers, "dkms build", module, &built)?;
     } else {
         println!("{}: dkms is not installed: its build was done by make alone", headers.release);
@@ -118,8 +116,8 @@ fn same(headers: &Headers, how: &str, one: &Path, other: &Path) -> Result<bool> 
     Ok(good)
 }
 
-/// The path, with a Rust toolchain in front that does nothing.
-fn without_rust(places: &Places<'_>) -> Result<OsString> {
+/// A folder for the path: a Rust toolchain that does nothing.
+fn without_rust(places: &Places<'_>) -> Result<PathBuf> {
     let folder = places.target.join("dkms/no-rust");
     fs::create_dir_all(&folder)?;
     for program in ["cargo", "rustc"] {
@@ -127,8 +125,7 @@ fn without_rust(places: &Places<'_>) -> Result<OsString> {
         fs::write(&script, "#!/bin/sh\necho 'error: there is no Rust here' >&2\nexit 127\n")?;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
     }
-    let path = env::var_os("PATH").unwrap_or_default();
-    Ok(env::join_paths([folder].into_iter().chain(env::split_paths(&path)))?)
+    Ok(folder)
 }
 
 fn filled(text: &str) -> String {

@@ -1,8 +1,10 @@
 //! What a module is built against: the headers of a kernel.
 //!
 //! Invariant: headers that are installed are used as they are; others are unpacked once, and what in them names absolute places is made
-//! to name where they are.
+//! to name where they are. A compiler of the machine's own is used if it is the one that they name.
 
+use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -11,8 +13,10 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::Places;
+use super::compiler;
 use crate::packages::Apt;
 use crate::run::output;
+use crate::tools;
 
 /// A kernel's headers.
 pub(crate) struct Headers {
@@ -20,6 +24,20 @@ pub(crate) struct Headers {
     pub(crate) release: String,
     /// For `make -C`.
     pub(crate) folder: PathBuf,
+    /// The folder of a compiler that the machine does not have.
+    compiler: Option<PathBuf>,
+}
+
+impl Headers {
+    /// The path to build with; programs in `first` hide others.
+    ///
+    /// # Errors
+    /// A folder's name cannot be in a path.
+    pub(crate) fn path(&self, first: Option<PathBuf>) -> Result<OsString> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let folders = first.into_iter().chain(self.compiler.clone()).chain(env::split_paths(&path));
+        env::join_paths(folders).context("the path to build with")
+    }
 }
 
 /// Release of the running kernel.
@@ -30,14 +48,14 @@ pub(crate) fn running() -> Result<String> {
     Ok(output(Command::new("uname").arg("-r"))?.trim().to_owned())
 }
 
-/// Headers of a kernel: a release, or a series of Debian's.
+/// Headers of a kernel: a release, or the newest of a series of Debian's, or of all.
 ///
 /// # Errors
-/// They cannot be had.
+/// They cannot be had, or their compiler cannot.
 pub(crate) fn of(places: &Places<'_>, kernel: &str) -> Result<Headers> {
     let installed = Path::new("/lib/modules").join(kernel).join("build");
     if installed.is_dir() {
-        return Ok(Headers { release: kernel.to_owned(), folder: installed });
+        return Ok(Headers { release: kernel.to_owned(), folder: installed, compiler: None });
     }
     let apt = Apt::open(places.root)?;
     let package = apt.kernel("headers", kernel)?;
@@ -51,7 +69,22 @@ pub(crate) fn of(places: &Places<'_>, kernel: &str) -> Result<Headers> {
         relocate(&root, &folder)?;
         fs::write(root.join("ready"), "")?;
     }
-    Ok(Headers { release, folder })
+    let variables = folder.join(".kernelvariables");
+    let variables =
+        fs::read_to_string(&variables).with_context(|| format!("reading {}", variables.display()))?;
+    let compiler = match compiler_of(&variables) {
+        Some(name) if tools::find(&format!("x86_64-linux-gnu-{name}")).is_none() => {
+            Some(compiler::provide(places, name, &root.join("usr/lib"))?)
+        }
+        _ => None,
+    };
+    Ok(Headers { release, folder, compiler })
+}
+
+/// The compiler that Debian's headers name in `.kernelvariables`: `gcc-14`.
+fn compiler_of(variables: &str) -> Option<&str> {
+    let line = variables.lines().find_map(|line| line.strip_prefix("CC = "))?;
+    line.rsplit_once("$(CROSS_COMPILE)").map(|(_, name)| name.trim())
 }
 
 /// Compilers and libraries are the machine's own.
@@ -91,5 +124,18 @@ fn relocate(root: &Path, folder: &Path) -> Result<()> {
     match fs::remove_file(folder.join("vmlinux")) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::compiler_of;
+
+    #[test]
+    fn headers_name_their_compiler() {
+        let text = "override ARCH = x86\nCCACHE = ccache\n\
+                    CC = $(if $(DEBIAN_KERNEL_USE_CCACHE),$(CCACHE)) $(CROSS_COMPILE)gcc-14\n";
+        assert_eq!(compiler_of(text), Some("gcc-14"));
+        assert_eq!(compiler_of("ARCH = x86\n"), None);
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: nothing is installed; what is fetched and built stays below `target/kernel`. A module is only there if every gate let it
 //! pass: of the Rust object ([`gate`]) and of the kernel's own build (no warning of any kind).
 
+mod compiler;
 mod disassembly;
 mod dkms;
 mod gate;
@@ -26,7 +27,7 @@ pub(crate) struct KernelArgs {
 enum KernelChore {
     /// Build the Rust object, check it, and build the module
     Build {
-        /// For this kernel: a release (6.12.1-amd64), or a series of Debian's (6.1, 6.12); the running one if none is named
+        /// For this kernel: a release (6.12.1-amd64), a series of Debian's (6.1, 6.12), or newest; the running one if none is named
         #[arg(long = "kernel", value_name = "RELEASE")]
         kernels: Vec<String>,
         /// Write what can panic to kernel/rust/panics.txt instead of comparing it with that

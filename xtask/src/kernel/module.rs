@@ -2,7 +2,6 @@
 //!
 //! Invariant: a warning of the compiler, of objtool or of modpost is a failure.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -43,16 +42,14 @@ pub(crate) fn lay_out(places: &Places<'_>, object: &Path, out: &Path) -> Result<
     Ok(())
 }
 
-/// Runs the kernel's build in that folder, with these programs only if `path` is given; `None` when it had something to say.
+/// Runs the kernel's build in that folder; programs in `first` hide others. `None` when it had something to say.
 ///
 /// # Errors
 /// It could not be run.
-pub(crate) fn make(headers: &Headers, out: &Path, path: Option<&OsStr>) -> Result<Option<PathBuf>> {
+pub(crate) fn make(headers: &Headers, out: &Path, first: Option<PathBuf>) -> Result<Option<PathBuf>> {
     let mut make = Command::new("make");
     make.arg("-C").arg(&headers.folder).arg(format!("M={}", out.display())).arg("modules");
-    if let Some(path) = path {
-        make.env("PATH", path);
-    }
+    make.env("PATH", headers.path(first)?);
     let done = make.output().context("make does not start")?;
     let said = [done.stdout, done.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
     let bad: Vec<&str> = said.lines().filter(|line| is_bad(line)).collect();
@@ -66,11 +63,12 @@ pub(crate) fn make(headers: &Headers, out: &Path, path: Option<&OsStr>) -> Resul
     Ok((done.status.success() && bad.is_empty() && module.is_file()).then_some(module))
 }
 
-/// Does the line tell of something wrong? (That type information is skipped is as it should be.)
+/// Does the line tell of something wrong? (That type information is skipped, and with it the program that makes it, is as it should be.)
 fn is_bad(line: &str) -> bool {
     let line = line.to_lowercase();
     let tells = ["warning", "error:", "undefined!"].iter().any(|word| line.contains(word));
-    tells && !line.contains("compiler differs from the one used")
+    let expected = ["compiler differs from the one used", "pahole version differs from the one used"];
+    tells && !expected.iter().any(|word| line.contains(word))
 }
 
 #[cfg(test)]
@@ -84,6 +82,7 @@ mod tests {
         assert!(is_bad("io.c:5:1: error: expected"));
         assert!(!is_bad("  CC [M]  target.o"));
         assert!(!is_bad("warning: the compiler differs from the one used to build the kernel"));
+        assert!(!is_bad("warning: pahole version differs from the one used to build the kernel"));
         assert!(!is_bad("Skipping BTF generation for dm-remap.ko due to unavailability of vmlinux"));
     }
 }

@@ -14,7 +14,7 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::tree::{Part, Tree};
-use crate::packages::Apt;
+use crate::packages::{Apt, NEWEST};
 use crate::run::output;
 
 /// What scripts may load on every kernel that has it.
@@ -98,7 +98,7 @@ const LISTS: [&str; 3] = ["modules.builtin", "modules.builtin.modinfo", "modules
 pub(crate) enum Kernel {
     /// Debian's User-mode Linux.
     Uml,
-    /// A series of Debian's kernels (6.1, 6.12), or a release.
+    /// A series of Debian's kernels (6.1, 6.12), the newest of all, or a release.
     Debian(String),
 }
 
@@ -108,11 +108,12 @@ impl std::str::FromStr for Kernel {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "uml" => Ok(Self::Uml),
+            NEWEST => Ok(Self::Debian(text.to_owned())),
             _ if text.starts_with(|c: char| c.is_ascii_digit()) && text.contains('.') => {
                 Ok(Self::Debian(text.to_owned()))
             }
             _ => Err(format!(
-                "`{text}` is no kernel: give uml, a series of Debian's (6.1, 6.12) or a release (6.1.0-1-amd64)"
+                "`{text}` is no kernel: give uml, a series of Debian's (6.1, 6.12), newest, or a release (6.1.0-1-amd64)"
             )),
         }
     }
@@ -311,7 +312,10 @@ fn debian(root: &Path, tree: &Tree, home: &Path, asked: &str) -> Result<(String,
         let mut packages = vec![package.clone()];
         packages.extend(apt.depends(&package)?.into_iter().filter(parts));
         apt.unpack(&packages, &at)?;
-        let boot = at.join("boot").join(format!("vmlinuz-{release}"));
+        // Packages of 7 and later keep it with the modules.
+        let places = [format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")];
+        let boot = places.map(|place| at.join(place)).into_iter().find(|file| file.is_file());
+        let boot = boot.with_context(|| format!("{package} has no vmlinuz"))?;
         let packed = fs::read(&boot).with_context(|| format!("{package}: reading {}", boot.display()))?;
         fs::write(at.join("vmlinux"), unpacked(tree, &packed)?)?;
         fs::write(at.join("ready"), "")?;
@@ -437,6 +441,7 @@ mod tests {
     fn names_of_kernels() {
         assert_eq!("uml".parse(), Ok(Kernel::Uml));
         assert_eq!("6.12".parse(), Ok(Kernel::Debian("6.12".to_owned())));
+        assert_eq!("newest".parse(), Ok(Kernel::Debian("newest".to_owned())));
         assert!("umm".parse::<Kernel>().is_err_and(|error| error.contains("6.12")));
     }
 

@@ -52,7 +52,7 @@ enum VmChore {
 
 #[derive(Args)]
 struct RunArgs {
-    /// uml (User-mode Linux: boots in 2 s), a series of Debian's kernels (6.1, 6.12), or a release
+    /// uml (User-mode Linux: boots in 2 s), a series of Debian's kernels (6.1, 6.12), newest, or a release
     #[arg(long, default_value = "uml")]
     kernel: Kernel,
     /// A disk: NAME=SIZE or NAME=FILE, the script's /disk/NAME; then, each after a comma: bus=virtio|scsi|nvme, serial=TEXT, wwn=HEX, read-only,

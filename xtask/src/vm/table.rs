@@ -55,13 +55,15 @@ const PLAIN: Row = Row {
 
 /// The kernels of Debian.
 const DEBIAN: &[&str] = &["6.1", "6.12"];
+/// Those that the kernel target is built for: also the newest of the backports.
+const TARGETS: &[&str] = &["6.1", "6.12", "newest"];
 
 /// Where a script that takes long, and is much the same everywhere, runs in the lane.
 const NEWEST: &[&str] = &["6.12"];
 const QUICKEST: &[&str] = &["uml"];
 
-/// A script for the kernel target.
-const TARGET: Row = Row { kernels: DEBIAN, module: true, cpus: 2, ..PLAIN };
+/// A script for the kernel target. In the lane the newest kernel has the first of them only.
+const TARGET: Row = Row { kernels: TARGETS, lane: DEBIAN, module: true, cpus: 2, ..PLAIN };
 
 /// A script for the kernel target that asks what a power cut leaves.
 const CUT: Row = Row { ours: &["remap-chaos"], ..TARGET };
@@ -74,7 +76,7 @@ const MEMORY_CHECKED: &[&str] = &["slub_debug=FZPU", "kfence.sample_interval=10"
 const SERVED: Row = Row { programs: &["nbd-client", "mkfs.ext4", "e2fsck"], ours: &["dm-remap"], ..PLAIN };
 
 pub(super) const ROWS: &[Row] = &[
-    Row { file: "kernel/tests/basic.sh", ..TARGET },
+    Row { file: "kernel/tests/basic.sh", lane: TARGETS, ..TARGET },
     Row { file: "kernel/tests/refusals.sh", programs: &["mkfs.ext4"], ..TARGET },
     Row { file: "kernel/tests/load.sh", seconds: 600, ..TARGET },
     Row {
@@ -197,7 +199,7 @@ pub(super) const ROWS: &[Row] = &[
         ..SERVED
     },
     Row { file: "guest/stock-many.sh", lane: QUICKEST, seconds: 600, ..SERVED },
-    Row { file: "guest/stock-handover.sh", lane: NEWEST, module: true, kernels: DEBIAN, ..SERVED },
+    Row { file: "guest/stock-handover.sh", lane: NEWEST, module: true, kernels: TARGETS, ..SERVED },
     Row {
         file: "guest/stock-reboot.sh",
         lane: QUICKEST,
@@ -207,6 +209,8 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         file: "kernel/tests/speed.sh",
+        // What the figures in the tree are of.
+        kernels: NEWEST,
         lane: NEWEST,
         programs: &["fio"],
         measured: Some("kernel/tests/speed.txt"),

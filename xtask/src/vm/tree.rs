@@ -2,14 +2,13 @@
 //!
 //! Invariant: a program runs with the tree's own libraries and loader, whatever the machine has installed. A package is unpacked once.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::packages::Apt;
+use crate::packages::{Apt, LOADER, elf};
 use crate::run::output;
 
 /// What every run may use. More can be asked for by name.
@@ -38,8 +37,6 @@ const PACKAGES: [&str; 23] = [
     "xz-utils",
     "zstd",
 ];
-
-const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
 
 /// Where packages keep libraries. (Some name a folder of their own in the program.)
 const LIBRARIES: [&str; 7] = [
@@ -233,14 +230,10 @@ fn merged(path: &str) -> String {
     }
 }
 
-/// Does the file name a loader, or is it a library?
+/// Is it a program with a loader, or a library?
 fn is_dynamic(file: &Path) -> Result<bool> {
-    let mut head = Vec::new();
-    let opened = File::open(file).and_then(|file| file.take(4096).read_to_end(&mut head));
-    opened.with_context(|| format!("reading {}", file.display()))?;
-    let loader = b"/ld-linux-x86-64.so.2\0";
     let library = file.to_string_lossy().contains(".so");
-    Ok(head.starts_with(b"\x7fELF") && (library || head.windows(loader.len()).any(|part| part == loader)))
+    Ok(elf(file)?.is_some_and(|names_loader| names_loader || library))
 }
 
 /// Places of libraries in what the loader lists.
