@@ -15,8 +15,8 @@ use super::kernels::{Booted, Kernel};
 use super::newc::Archive;
 use super::tree::{Part, Program, Tree};
 
-/// Scripts of the tree are at the same places below `/tree`, with the files beside them.
-const SCRIPTS: [&str; 2] = ["kernel/tests", "guest"];
+/// Scripts of the tree are at the same places below `/tree`, with the files beside them and the documents that some of them follow.
+const SCRIPTS: [&str; 3] = ["kernel/tests", "guest", "docs"];
 
 /// What every guest has.
 const PROGRAMS: [&str; 8] = ["busybox", "dash", "dd", "depmod", "dmsetup", "insmod", "modprobe", "rmmod"];

@@ -65,6 +65,9 @@ const TARGET: Row = Row { kernels: DEBIAN, module: true, cpus: 2, ..PLAIN };
 /// A script for the kernel target that asks what a power cut leaves.
 const CUT: Row = Row { ours: &["remap-chaos"], ..TARGET };
 
+/// What the documents' commands call.
+const WALK: &[&str] = &["losetup", "mkfs.ext4", "e2fsck", "filefrag"];
+
 /// A script for the server, as a block device over nbd.
 const SERVED: Row = Row { programs: &["nbd-client", "mkfs.ext4", "e2fsck"], ours: &["dm-remap"], ..PLAIN };
 
@@ -120,6 +123,15 @@ pub(super) const ROWS: &[Row] = &[
         disks: &["main=96M", "spare=32M", "note=1M"],
         lives: 5,
         ..CUT
+    },
+    Row {
+        file: "kernel/tests/walk.sh",
+        lane: NEWEST,
+        programs: WALK,
+        ours: &["dm-remap"],
+        disks: &["store=512M"],
+        lives: 3,
+        ..TARGET
     },
     Row { file: "kernel/tests/stack_md.sh", programs: &["mdadm", "mkfs.ext4", "e2fsck"], ..TARGET },
     Row { file: "kernel/tests/stack_lvm.sh", programs: &["lvm", "mkfs.ext4", "e2fsck"], ..TARGET },
@@ -197,6 +209,14 @@ pub(super) const ROWS: &[Row] = &[
         file: "guest/stock-reboot.sh",
         lane: QUICKEST,
         disks: &["main=32M", "spare=32M", "log=1M"],
+        lives: 2,
+        ..SERVED
+    },
+    Row {
+        file: "guest/stock-walk.sh",
+        lane: QUICKEST,
+        programs: WALK,
+        disks: &["store=512M"],
         lives: 2,
         ..SERVED
     },
