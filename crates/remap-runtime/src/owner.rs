@@ -282,7 +282,7 @@ impl Owner<'_> {
             ToOwner::Hold { id, blocks, granted } => {
                 // Without a mapped device there is nobody to be kept away, and the hold is refused.
                 if let Some((gate, _)) = &mut self.gate {
-                    gate.hold(id, blocks, granted);
+                    gate.hold(id, blocks, granted, now.mono_ns);
                 }
             }
             ToOwner::Release { id } => {
