@@ -124,15 +124,6 @@ pub(super) const ROWS: &[Row] = &[
         lives: 5,
         ..CUT
     },
-    Row {
-        file: "kernel/tests/walk.sh",
-        lane: NEWEST,
-        programs: WALK,
-        ours: &["dm-remap"],
-        disks: &["store=512M"],
-        lives: 3,
-        ..TARGET
-    },
     Row { file: "kernel/tests/stack_md.sh", programs: &["mdadm", "mkfs.ext4", "e2fsck"], ..TARGET },
     Row { file: "kernel/tests/stack_lvm.sh", programs: &["lvm", "mkfs.ext4", "e2fsck"], ..TARGET },
     Row {
@@ -210,6 +201,32 @@ pub(super) const ROWS: &[Row] = &[
         lane: QUICKEST,
         disks: &["main=32M", "spare=32M", "log=1M"],
         lives: 2,
+        ..SERVED
+    },
+    Row {
+        file: "guest/boot.sh",
+        lane: NEWEST,
+        programs: &["systemctl", "mount", "umount", "blockdev", "mkfs.ext4", "dumpe2fs"],
+        ours: &["dm-remap"],
+        disks: &["main=32M,serial=MAIN-1", "spare=32M,serial=SPARE-1"],
+        lives: 3,
+        module: true,
+        kernels: DEBIAN,
+        cpus: 2,
+        udev: true,
+        seconds: 600,
+        ..SERVED
+    },
+    Row {
+        file: "guest/walk.sh",
+        lane: NEWEST,
+        programs: WALK,
+        ours: &["dm-remap"],
+        disks: &["store=512M"],
+        lives: 3,
+        module: true,
+        kernels: DEBIAN,
+        cpus: 2,
         ..SERVED
     },
     Row {

@@ -3,11 +3,11 @@
 # What an admin types who follows docs/kernel.md and docs/stock-tables.md, taken from there: a volume with the target, a write error that vanishes, a lost
 # sector that stays an error; the power goes; all of it is there, with the target and by stock tables; the power goes once more. Wants
 # /disk/store (512 MiB), the program dm-remap, and losetup, mkfs.ext4, e2fsck, filefrag.
-. "$(dirname "$0")/../../guest/lib.sh"
-. "$(dirname "$0")/../../guest/stock.lib"
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/stock.lib"
 begin loop ext4
 life=$1
-. "$(dirname "$0")/../../guest/walk.lib"
+. "$(dirname "$0")/walk.lib"
 ok "a folder that outlives the guest" store
 
 target_again() {
