@@ -16,7 +16,6 @@ use std::sync::mpsc::Sender;
 use remap_core::engine::{MAX_BOUNCES, MAX_JOBS};
 use remap_core::op::{Buffer, Op, OpKind};
 use remap_core::units::Block;
-use remap_core::view::View;
 
 /// Work that comes within this time after the suspension shares it, in nanoseconds.
 const BATCH_NS: u64 = 50_000_000;
@@ -79,7 +78,12 @@ pub(crate) struct Gate {
 }
 
 /// The block of an operation on clients' data by a job; `None`: it may always run (metadata, flushes, probes, clients' reads).
-pub(crate) fn gated_block(op: &Op, view: &View, block_sectors: u64) -> Option<Block> {
+/// `moving`: the block of a job.
+pub(crate) fn gated_block(
+    op: &Op,
+    moving: impl Fn(usize) -> Option<Block>,
+    block_sectors: u64,
+) -> Option<Block> {
     let buffer = match &op.kind {
         OpKind::Grace => return Some(Block(op.extent.start().0 / block_sectors)),
         OpKind::Read(buffer) => buffer,
@@ -90,7 +94,7 @@ pub(crate) fn gated_block(op: &Op, view: &View, block_sectors: u64) -> Option<Bl
         Buffer::Bounce { index, .. } if usize::from(*index) + 1 < MAX_BOUNCES => {
             let job = usize::from(*index) / 2;
             debug_assert!(job < MAX_JOBS, "two bounce buffers for each job");
-            view.moving(job)
+            moving(job)
         }
         _ => None,
     }
@@ -263,7 +267,7 @@ impl Gate {
 mod tests {
     use std::sync::mpsc;
 
-    use remap_core::op::{DeviceId, OpId};
+    use remap_core::op::{DeviceId, OpId, RequestId};
     use remap_core::units::{Extent, Sector};
 
     use super::*;
@@ -296,6 +300,25 @@ mod tests {
             assert!(gate.admit(Block(op.extent.start().0 / 8), now));
         }
         moving
+    }
+
+    #[test]
+    fn what_a_job_does_with_clients_data_is_gated_and_nothing_else() {
+        let gated = |kind| gated_block(&Op { kind, ..grace(3) }, |job| Some(Block(100 + job as u64)), 8);
+        let bounce = |index: usize| Buffer::Bounce { index: index as u16, offset: 0 };
+        let of_a_client = Buffer::Request { id: RequestId(1), offset: 0 };
+        assert_eq!(gated(OpKind::Grace), Some(Block(3)));
+        for index in [10, 11] {
+            assert_eq!(gated(OpKind::Read(bounce(index))), Some(Block(105)));
+            assert_eq!(gated(OpKind::Write { from: bounce(index), fua: false }), Some(Block(105)));
+        }
+        let last = Some(Block(100 + MAX_JOBS as u64 - 1));
+        assert_eq!(gated(OpKind::Read(bounce(2 * MAX_JOBS - 1))), last);
+        // The buffer of probes has no block, and belongs to no job.
+        assert_eq!(gated(OpKind::Read(bounce(MAX_BOUNCES - 1))), None);
+        assert_eq!(gated(OpKind::Read(of_a_client)), None);
+        assert_eq!(gated(OpKind::Write { from: of_a_client, fua: true }), None);
+        assert_eq!(gated(OpKind::Flush), None);
     }
 
     #[test]
