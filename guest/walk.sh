@@ -27,7 +27,7 @@ case $life in
     ok "sectors below a file go bad" typed kernel try-bad-one
     ok "the write error vanishes" typed kernel try-write
     sed 's/^/# /' /tmp/check.out | tail -n 3
-    ok "a write of the disk did fail" shows disk "errors=W1:"
+    ok "writes of the disk did fail" refused shows disk "errors=W0:"
     ok "and its block is on the spare" test "$(moved disk)" = 1
     ok "a sector of the other file goes bad" typed kernel try-bad-two
     ok "and is an error" refused typed kernel try-read
