@@ -21,6 +21,12 @@ ok() { # what, command...
 
 refused() { ! "$@"; }
 
+# Types the commands of a document, as an admin would: those of the block that begins with "```sh NAME". The first that fails ends them.
+typed() { # document, name
+    awk -v begin="\`\`\`sh $2" '$0 == begin { on = 1; next } /^```/ { on = 0 } on' "/tree/docs/$1.md" >"/tmp/typed.$2"
+    test -s "/tmp/typed.$2" && sh -ex "/tmp/typed.$2"
+}
+
 # Within half a minute.
 soon() { tries=0; while ! "$@" >/dev/null 2>&1; do tries=$((tries + 1)); [ $tries -lt 300 ] || { "$@"; return; }; sleep 0.1; done; }
 

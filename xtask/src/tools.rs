@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 /// Program and package.
-const TOOLS: [(&str, &str); 30] = [
+const TOOLS: [(&str, &str); 31] = [
     ("nbdinfo", "libnbd-bin"),
     ("nbdcopy", "libnbd-bin"),
     ("nbdfuse", "nbdfuse"),
@@ -40,6 +40,7 @@ const TOOLS: [(&str, &str); 30] = [
     ("strip", "binutils"),
     ("setpriv", "util-linux"),
     ("tar", "tar"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// Python's binding of libnbd is looked for by importing it.

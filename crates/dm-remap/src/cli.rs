@@ -82,6 +82,8 @@ pub(crate) enum Command {
     GenerateMan(GenerateManArgs),
     #[command(hide = true)]
     GenerateCompletions(GenerateCompletionsArgs),
+    #[command(hide = true)]
+    GenerateUnits(GenerateUnitsArgs),
 }
 
 /// Make a volume of a main device and its spares
@@ -481,6 +483,21 @@ pub(crate) struct GenerateManArgs {
 pub(crate) struct GenerateCompletionsArgs {
     /// Which shell
     pub(crate) shell: clap_complete::Shell,
+}
+
+/// Write units for systemd: volumes that come up at boot
+///
+/// dm-remap-target@NAME serves a volume by the kernel target, dm-remap-stock@NAME by stock tables, dm-remap@NAME over NBD. Each reads
+/// /etc/dm-remap/NAME.conf, with lines MAIN=/dev/disk/by-id/..., SPARE=/dev/disk/by-id/..., and OPTIONS=...
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+      dm-remap generate-units /etc/systemd/system
+      systemctl daemon-reload
+      systemctl enable --now dm-remap-stock@disk")]
+pub(crate) struct GenerateUnitsArgs {
+    /// Where to
+    pub(crate) dir: PathBuf,
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! asked; everything else goes to standard error; the exit code is the contract of `exit`.
 
 mod adopt;
+mod boot;
 mod cli;
 mod control;
 mod demo;
@@ -72,6 +73,7 @@ fn carry_out(command: &cli::Command) -> anyhow::Result<ExitCode> {
         cli::Command::Stress(args) => stress::run(args),
         cli::Command::GenerateMan(args) => manual::pages(args),
         cli::Command::GenerateCompletions(args) => manual::completions(args),
+        cli::Command::GenerateUnits(args) => boot::units(args),
     }
 }
 

@@ -16,7 +16,6 @@ use std::sync::mpsc::Sender;
 use remap_core::engine::{MAX_BOUNCES, MAX_JOBS};
 use remap_core::op::{Buffer, Op, OpKind};
 use remap_core::units::Block;
-use remap_core::view::View;
 
 /// Work that comes within this time after the suspension shares it, in nanoseconds.
 const BATCH_NS: u64 = 50_000_000;
@@ -53,6 +52,15 @@ struct Hold {
     granted: Option<Sender<()>>,
 }
 
+impl Hold {
+    fn grant(&mut self) {
+        if let Some(granted) = self.granted.take() {
+            // Who waited may have given up.
+            let _ = granted.send(());
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -70,7 +78,12 @@ pub(crate) struct Gate {
 }
 
 /// The block of an operation on clients' data by a job; `None`: it may always run (metadata, flushes, probes, clients' reads).
-pub(crate) fn gated_block(op: &Op, view: &View, block_sectors: u64) -> Option<Block> {
+/// `moving`: the block of a job.
+pub(crate) fn gated_block(
+    op: &Op,
+    moving: impl Fn(usize) -> Option<Block>,
+    block_sectors: u64,
+) -> Option<Block> {
     let buffer = match &op.kind {
         OpKind::Grace => return Some(Block(op.extent.start().0 / block_sectors)),
         OpKind::Read(buffer) => buffer,
@@ -81,7 +94,7 @@ pub(crate) fn gated_block(op: &Op, view: &View, block_sectors: u64) -> Option<Bl
         Buffer::Bounce { index, .. } if usize::from(*index) + 1 < MAX_BOUNCES => {
             let job = usize::from(*index) / 2;
             debug_assert!(job < MAX_JOBS, "two bounce buffers for each job");
-            view.moving(job)
+            moving(job)
         }
         _ => None,
     }
@@ -112,7 +125,7 @@ impl Gate {
             return true;
         }
         let held_open = self.is_held(block);
-        let open = self.phase == Phase::Suspended && !self.is_closing(now);
+        let open = self.takes_in(now);
         if open || held_open {
             self.begun.push(block);
         }
@@ -125,8 +138,12 @@ impl Gate {
     }
 
     /// Somebody wants to work on some blocks; `granted` is told when he may, or dropped if it cannot be.
-    pub(crate) fn hold(&mut self, id: u64, blocks: Vec<Block>, granted: Sender<()>) {
-        self.holds.push(Hold { id, blocks, granted: Some(granted) });
+    pub(crate) fn hold(&mut self, id: u64, blocks: Vec<Block>, granted: Sender<()>, now: u64) {
+        let mut hold = Hold { id, blocks, granted: Some(granted) };
+        if self.takes_in(now) {
+            hold.grant();
+        }
+        self.holds.push(hold);
     }
 
     /// That work is over.
@@ -134,9 +151,9 @@ impl Gate {
         self.holds.retain(|hold| hold.id != id);
     }
 
-    /// No more work may join the suspension.
-    fn is_closing(&self, now: u64) -> bool {
-        now.saturating_sub(self.since) >= BATCH_NS
+    /// May work that comes now join the suspension?
+    fn takes_in(&self, now: u64) -> bool {
+        self.phase == Phase::Suspended && now.saturating_sub(self.since) < BATCH_NS
     }
 
     fn waits(&self) -> bool {
@@ -158,9 +175,8 @@ impl Gate {
             }
             Phase::Suspended => {
                 let worked_on = self.worked_on();
-                let joins = self.waits() && !self.is_closing(now);
                 let long = now.saturating_sub(self.since) >= SUSPENDED_MAX_NS;
-                if !long && (joins || !worked_on.is_empty()) {
+                if !long && !worked_on.is_empty() {
                     return None;
                 }
                 self.phase = Phase::Resuming;
@@ -198,11 +214,7 @@ impl Gate {
                 let over = self.closed.iter().any(|block| !self.is_worked_on(*block));
                 (self.waits() || over).then(|| self.since.saturating_add(self.rest))
             }
-            Phase::Suspended => {
-                let joins = self.waits().then(|| self.since.saturating_add(BATCH_NS));
-                let long = self.since.saturating_add(SUSPENDED_MAX_NS);
-                Some(joins.filter(|_| self.begun.is_empty()).unwrap_or(long))
-            }
+            Phase::Suspended => Some(self.since.saturating_add(SUSPENDED_MAX_NS)),
             Phase::Idle | Phase::Suspending | Phase::Resuming => None,
         }
     }
@@ -211,12 +223,7 @@ impl Gate {
     pub(crate) fn suspended(&mut self, now: u64) -> VecDeque<Op> {
         self.phase = Phase::Suspended;
         self.since = now;
-        for hold in &mut self.holds {
-            if let Some(granted) = hold.granted.take() {
-                // Who waited may have given up.
-                let _ = granted.send(());
-            }
-        }
+        self.holds.iter_mut().for_each(Hold::grant);
         std::mem::take(&mut self.held)
     }
 
@@ -260,7 +267,7 @@ impl Gate {
 mod tests {
     use std::sync::mpsc;
 
-    use remap_core::op::{DeviceId, OpId};
+    use remap_core::op::{DeviceId, OpId, RequestId};
     use remap_core::units::{Extent, Sector};
 
     use super::*;
@@ -296,12 +303,32 @@ mod tests {
     }
 
     #[test]
+    fn what_a_job_does_with_clients_data_is_gated_and_nothing_else() {
+        let gated = |kind| gated_block(&Op { kind, ..grace(3) }, |job| Some(Block(100 + job as u64)), 8);
+        let bounce = |index: usize| Buffer::Bounce { index: index as u16, offset: 0 };
+        let of_a_client = Buffer::Request { id: RequestId(1), offset: 0 };
+        assert_eq!(gated(OpKind::Grace), Some(Block(3)));
+        for index in [10, 11] {
+            assert_eq!(gated(OpKind::Read(bounce(index))), Some(Block(105)));
+            assert_eq!(gated(OpKind::Write { from: bounce(index), fua: false }), Some(Block(105)));
+        }
+        let last = Some(Block(100 + MAX_JOBS as u64 - 1));
+        assert_eq!(gated(OpKind::Read(bounce(2 * MAX_JOBS - 1))), last);
+        // The buffer of probes has no block, and belongs to no job.
+        assert_eq!(gated(OpKind::Read(bounce(MAX_BOUNCES - 1))), None);
+        assert_eq!(gated(OpKind::Read(of_a_client)), None);
+        assert_eq!(gated(OpKind::Write { from: of_a_client, fua: true }), None);
+        assert_eq!(gated(OpKind::Flush), None);
+    }
+
+    #[test]
     fn nothing_runs_while_the_device_carries_and_jobs_share_a_suspension() {
         let mut gate = carrying();
         assert_eq!(gate.next(10 * MS, &[]), None);
         let moving = suspended_with(&mut gate, &[3, 4], 10 * MS);
         assert_eq!(gate.next(20 * MS, &moving), None, "jobs are under way");
-        assert!(gate.admit(Block(9), 30 * MS), "one more joins");
+        assert!(gate.admit(Block(9), 60 * MS - 1), "one more joins");
+        assert!(!gate.admit(Block(10), 60 * MS), "and this one does not");
         let more = [Block(3), Block(4), Block(9)];
         assert_eq!(gate.next(30 * MS, &more), None);
         assert!(!gate.admit(Block(10), 61 * MS), "too late for this one");
@@ -331,6 +358,8 @@ mod tests {
         let rested = late + SUSPENDED_MAX_NS;
         assert_eq!(gate.next(rested, &[Block(4)]), None, "it still works");
         assert_eq!(gate.timeout(), None);
+        assert_eq!(gate.next(rested - 1, &[]), None, "it has ended, and clients have their time");
+        assert_eq!(gate.timeout(), Some(rested));
         assert_eq!(gate.next(rested, &[]), Some(Act::Suspend));
         assert!(gate.suspended(rested).is_empty());
         assert_eq!(gate.next(rested, &[]), Some(Act::Carry(vec![])));
@@ -344,7 +373,7 @@ mod tests {
         let mut gate = carrying();
         gate.keep(grace(3));
         let (granted, told) = mpsc::channel();
-        gate.hold(1, vec![Block(7)], granted);
+        gate.hold(1, vec![Block(7)], granted, 5 * MS);
         assert_eq!(gate.next(10 * MS, &[Block(3)]), Some(Act::Suspend));
         assert_eq!(gate.next(11 * MS, &[Block(3)]), None, "one call at a time");
         assert_eq!(gate.not_suspended(12 * MS).len(), 1);
@@ -357,9 +386,10 @@ mod tests {
     fn a_hold_keeps_the_device_still_and_lets_its_block_be_worked_on() {
         let mut gate = carrying();
         let (granted, told) = mpsc::channel();
-        gate.hold(1, vec![Block(7)], granted);
+        gate.hold(1, vec![Block(7)], granted, 5 * MS);
+        assert!(!gate.admit(Block(7), 10 * MS), "nobody was told that it may");
         assert_eq!(gate.next(10 * MS, &[]), Some(Act::Suspend));
-        assert!(told.try_recv().is_err());
+        assert!(told.try_recv().is_err() && !gate.admit(Block(7), 11 * MS));
         gate.suspended(20 * MS);
         assert!(told.try_recv().is_ok());
         assert_eq!(gate.next(21 * MS, &[]), None);
@@ -378,5 +408,92 @@ mod tests {
         assert!(!gate.admit(Block(3), 70 * MS), "its table is on the way");
         gate.carries(71 * MS);
         assert!(!gate.admit(Block(3), 71 * MS));
+    }
+
+    #[test]
+    fn nothing_begins_in_the_calls_that_stop_and_resume_the_device() {
+        let mut gate = carrying();
+        assert!(!gate.stands_still() && gate.is_settled());
+        gate.keep(grace(3));
+        assert!(!gate.is_settled(), "somebody waits");
+        assert_eq!(gate.next(10 * MS, &[Block(3)]), Some(Act::Suspend));
+        assert!(!gate.admit(Block(3), 11 * MS), "requests are in flight");
+        assert!(gate.stands_still() && !gate.is_settled());
+        assert_eq!(gate.suspended(12 * MS).len(), 1);
+        assert!(gate.admit(Block(3), 12 * MS));
+        assert!(gate.stands_still() && !gate.is_settled());
+        assert_eq!(gate.next(13 * MS, &[]), Some(Act::Carry(vec![])));
+        assert!(!gate.admit(Block(4), 13 * MS), "the table has it where it was");
+        assert!(gate.stands_still() && !gate.is_settled());
+        gate.carries(14 * MS);
+        assert!(!gate.stands_still() && gate.is_settled());
+        gate.keep(grace(4));
+        assert_eq!(gate.timeout(), Some(19 * MS), "the least time between two");
+    }
+
+    #[test]
+    fn a_device_that_carries_nothing_waits_for_nobody() {
+        let mut gate = Gate::idle();
+        gate.start();
+        gate.keep(grace(3));
+        gate.gives_up();
+        assert!(gate.is_settled() && !gate.stands_still() && !gate.admit(Block(3), MS));
+        assert_eq!((gate.next(SUSPENDED_MAX_NS, &[Block(3)]), gate.timeout()), (None, None));
+    }
+
+    #[test]
+    fn work_that_comes_too_late_looks_again_when_there_is_something_to_do() {
+        let mut gate = carrying();
+        let moving = suspended_with(&mut gate, &[3], 10 * MS);
+        assert!(!gate.admit(Block(4), 60 * MS));
+        gate.keep(grace(4));
+        assert_eq!(gate.next(61 * MS, &moving), None);
+        assert_eq!(gate.timeout(), Some(10 * MS + SUSPENDED_MAX_NS), "a job's end comes by itself");
+    }
+
+    #[test]
+    fn holds_and_jobs_that_take_long_are_errors_together_and_end_one_by_one() {
+        let mut gate = carrying();
+        let (granted, told) = mpsc::channel();
+        gate.hold(1, vec![Block(9), Block(7)], granted.clone(), 5 * MS);
+        gate.hold(2, vec![Block(5)], granted, 5 * MS);
+        suspended_with(&mut gate, &[7, 3], 10 * MS);
+        assert_eq!(told.try_iter().count(), 2);
+        let late = 10 * MS + SUSPENDED_MAX_NS;
+        let moving = [Block(3), Block(7)];
+        assert_eq!(gate.next(late - 1, &moving), None);
+        let closed = [3, 5, 7, 9].map(Block).to_vec();
+        assert_eq!(gate.next(late, &moving), Some(Act::Carry(closed)), "each once");
+        gate.carries(late);
+        let rested = late + SUSPENDED_MAX_NS;
+        assert_eq!(gate.next(rested, &moving), None, "what was granted waits for nothing");
+        gate.release(2);
+        assert!(!gate.admit(Block(5), rested) && gate.admit(Block(9), rested));
+        assert_eq!(gate.next(rested, &moving), Some(Act::Suspend));
+        assert!(gate.not_suspended(rested).is_empty());
+        assert!(gate.admit(Block(9), rested), "a hold that was granted stays");
+        assert_eq!(gate.timeout(), Some(rested + REST_NS));
+        assert_eq!(gate.next(rested + REST_NS - 1, &moving), None);
+        assert_eq!(gate.next(rested + REST_NS, &moving), Some(Act::Suspend), "it is tried again");
+    }
+
+    #[test]
+    fn a_hold_joins_a_device_that_stands_still() {
+        let mut gate = carrying();
+        let moving = suspended_with(&mut gate, &[3], 10 * MS);
+        let (granted, told) = mpsc::channel();
+        gate.hold(1, vec![Block(7)], granted, 60 * MS - 1);
+        assert!(told.try_recv().is_ok(), "it need not wait for the next");
+        assert!(gate.admit(Block(7), 60 * MS));
+        let (granted, told) = mpsc::channel();
+        gate.hold(2, vec![Block(8)], granted, 60 * MS);
+        assert!(told.try_recv().is_err(), "too late for this one");
+        assert_eq!(gate.next(61 * MS, &moving), None);
+        gate.release(1);
+        assert_eq!(gate.next(62 * MS, &[]), Some(Act::Carry(vec![])), "and nobody waits for it");
+        gate.carries(62 * MS);
+        assert_eq!(gate.next(114 * MS, &[]), Some(Act::Suspend));
+        gate.suspended(114 * MS);
+        assert!(told.try_recv().is_ok());
     }
 }

@@ -282,7 +282,7 @@ impl Owner<'_> {
             ToOwner::Hold { id, blocks, granted } => {
                 // Without a mapped device there is nobody to be kept away, and the hold is refused.
                 if let Some((gate, _)) = &mut self.gate {
-                    gate.hold(id, blocks, granted);
+                    gate.hold(id, blocks, granted, now.mono_ns);
                 }
             }
             ToOwner::Release { id } => {
@@ -342,7 +342,7 @@ impl Owner<'_> {
     /// May it run now? If not, it is kept until it may.
     fn passes_gate(&mut self, op: &Op) -> bool {
         let Some((gate, _)) = &mut self.gate else { return true };
-        let block = gated_block(op, &self.shared.view, self.shared.block_sectors());
+        let block = gated_block(op, |job| self.shared.view.moving(job), self.shared.block_sectors());
         let passes = block.is_none_or(|block| gate.admit(block, self.clock.now().mono_ns));
         if !passes {
             gate.keep(op.clone());

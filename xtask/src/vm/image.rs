@@ -15,19 +15,20 @@ use super::kernels::{Booted, Kernel};
 use super::newc::Archive;
 use super::tree::{Part, Program, Tree};
 
-/// Scripts of the tree are at the same places below `/tree`, with the files beside them.
-const SCRIPTS: [&str; 2] = ["kernel/tests", "guest"];
+/// Scripts of the tree are at the same places below `/tree`, with the files beside them and the documents that some of them follow.
+const SCRIPTS: [&str; 3] = ["kernel/tests", "guest", "docs"];
 
 /// What every guest has.
 const PROGRAMS: [&str; 8] = ["busybox", "dash", "dd", "depmod", "dmsetup", "insmod", "modprobe", "rmmod"];
 
 /// Folders of packages that a program reads when it runs, besides its libraries.
-const BESIDE: [(&str, &[&str]); 6] = [
+const BESIDE: [(&str, &[&str]); 7] = [
     ("cryptsetup", &["lib/x86_64-linux-gnu/cryptsetup"]),
     ("mkfs.ext4", &["etc/mke2fs.conf"]),
     ("multipath", &["lib/multipath"]),
     ("multipathd", &["lib/multipath"]),
     ("nbdkit", &["lib/x86_64-linux-gnu/nbdkit/plugins", "lib/x86_64-linux-gnu/nbdkit/filters"]),
+    ("systemctl", &["lib/systemd"]),
     ("systemd-udevd", &["lib/udev", "etc/udev"]),
 ];
 
@@ -84,6 +85,7 @@ impl<W: Write> Image<'_, W> {
         }
         a.link("usr/bin/sh", "dash")?;
         a.file("init", 0o755, include_bytes!("init.sh"))?;
+        a.file("vm/end", 0o755, include_bytes!("end.sh"))?;
         a.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")?;
         let groups = [
             "root", "tty", "disk", "cdrom", "floppy", "tape", "dialout", "audio", "video", "input", "kmem",

@@ -59,7 +59,7 @@ const DEBIAN: &[&str] = &["6.1", "6.12"];
 const TARGETS: &[&str] = &["6.1", "6.12", "newest"];
 
 /// Where a script that takes long, and is much the same everywhere, runs in the lane.
-const NEWEST: &[&str] = &["6.12"];
+const LONG: &[&str] = &["6.12"];
 const QUICKEST: &[&str] = &["uml"];
 
 /// A script for the kernel target. In the lane the newest kernel has the first of them only.
@@ -71,6 +71,9 @@ const CUT: Row = Row { ours: &["remap-chaos"], ..TARGET };
 /// Has the allocator check what is done to memory: each object for writes beside it and after it was freed, and (6.12) some of them for reads, too.
 /// lib.sh has a check that it does.
 const MEMORY_CHECKED: &[&str] = &["slub_debug=FZPU", "kfence.sample_interval=10"];
+
+/// What the documents' commands call.
+const WALK: &[&str] = &["losetup", "mkfs.ext4", "e2fsck", "filefrag"];
 
 /// A script for the server, as a block device over nbd.
 const SERVED: Row = Row { programs: &["nbd-client", "mkfs.ext4", "e2fsck"], ours: &["dm-remap"], ..PLAIN };
@@ -90,39 +93,39 @@ pub(super) const ROWS: &[Row] = &[
     Row { file: "kernel/tests/handover.sh", programs: &["nbd-client"], ours: &["dm-remap"], ..TARGET },
     Row {
         file: "kernel/tests/scenarios.sh",
-        lane: NEWEST,
+        lane: LONG,
         programs: &["blkdiscard"],
         seconds: 600,
         ..TARGET
     },
-    Row { file: "kernel/tests/under_load.sh", lane: NEWEST, seconds: 600, ..TARGET },
-    Row { file: "kernel/tests/pulled.sh", lane: NEWEST, seconds: 600, ..TARGET },
-    Row { file: "kernel/tests/leaks.sh", lane: NEWEST, boot: MEMORY_CHECKED, seconds: 600, ..TARGET },
-    Row { file: "kernel/tests/flushes.sh", lane: NEWEST, seconds: 600, ..CUT },
+    Row { file: "kernel/tests/under_load.sh", lane: LONG, seconds: 600, ..TARGET },
+    Row { file: "kernel/tests/pulled.sh", lane: LONG, seconds: 600, ..TARGET },
+    Row { file: "kernel/tests/leaks.sh", lane: LONG, boot: MEMORY_CHECKED, seconds: 600, ..TARGET },
+    Row { file: "kernel/tests/flushes.sh", lane: LONG, seconds: 600, ..CUT },
     Row {
         file: "kernel/tests/logwrites_ext4.sh",
-        lane: NEWEST,
+        lane: LONG,
         programs: &["mkfs.ext4", "e2fsck"],
         seconds: 600,
         ..CUT
     },
     Row {
         file: "kernel/tests/logwrites_xfs.sh",
-        lane: NEWEST,
+        lane: LONG,
         programs: &["mkfs.xfs", "xfs_repair"],
         seconds: 600,
         ..CUT
     },
     Row {
         file: "kernel/tests/logwrites_btrfs.sh",
-        lane: NEWEST,
+        lane: LONG,
         programs: &["mkfs.btrfs", "btrfs"],
         seconds: 600,
         ..CUT
     },
     Row {
         file: "kernel/tests/resets.sh",
-        lane: NEWEST,
+        lane: LONG,
         programs: &["mkfs.ext4", "e2fsck", "mkfs.xfs", "xfs_repair", "mkfs.btrfs", "btrfs"],
         disks: &["main=96M", "spare=32M", "note=1M"],
         lives: 5,
@@ -132,14 +135,14 @@ pub(super) const ROWS: &[Row] = &[
     Row { file: "kernel/tests/stack_lvm.sh", programs: &["lvm", "mkfs.ext4", "e2fsck"], ..TARGET },
     Row {
         file: "kernel/tests/stack_luks.sh",
-        lane: NEWEST,
+        lane: LONG,
         programs: &["cryptsetup", "mkfs.ext4", "e2fsck"],
         ..TARGET
     },
-    Row { file: "kernel/tests/stack_multipath.sh", lane: NEWEST, ..TARGET },
+    Row { file: "kernel/tests/stack_multipath.sh", lane: LONG, ..TARGET },
     Row {
         file: "kernel/tests/stack_partitions.sh",
-        lane: NEWEST,
+        lane: LONG,
         programs: &["sfdisk", "losetup", "blkdiscard", "mkfs.ext4", "e2fsck"],
         ..TARGET
     },
@@ -155,7 +158,7 @@ pub(super) const ROWS: &[Row] = &[
     Row { file: "guest/table.sh", lane: QUICKEST, ..SERVED },
     Row {
         file: "guest/drives.sh",
-        lane: NEWEST,
+        lane: LONG,
         kernels: DEBIAN,
         disks: &[
             "scsi=32M,bus=scsi,serial=DRIVE-scsi,bad-read=2000,bad-write=3000+8",
@@ -167,7 +170,7 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         file: "guest/identity.sh",
-        lane: NEWEST,
+        lane: LONG,
         kernels: DEBIAN,
         disks: &[
             "scsi=16M,bus=scsi,serial=DRIVE-scsi,wwn=0x5000c500a1b2c3d4",
@@ -192,14 +195,14 @@ pub(super) const ROWS: &[Row] = &[
     Row { file: "guest/stock-kill.sh", lane: QUICKEST, cpus: 2, seconds: 900, ..SERVED },
     Row {
         file: "guest/stock-disks.sh",
-        lane: NEWEST,
+        lane: LONG,
         kernels: DEBIAN,
         disks: &["main=32M,bus=scsi,bad-read=2000,bad-write=3000+8", "spare=32M"],
         cpus: 2,
         ..SERVED
     },
     Row { file: "guest/stock-many.sh", lane: QUICKEST, seconds: 600, ..SERVED },
-    Row { file: "guest/stock-handover.sh", lane: NEWEST, module: true, kernels: TARGETS, ..SERVED },
+    Row { file: "guest/stock-handover.sh", lane: LONG, module: true, kernels: TARGETS, ..SERVED },
     Row {
         file: "guest/stock-reboot.sh",
         lane: QUICKEST,
@@ -208,10 +211,44 @@ pub(super) const ROWS: &[Row] = &[
         ..SERVED
     },
     Row {
+        file: "guest/boot.sh",
+        lane: LONG,
+        programs: &["systemctl", "mount", "umount", "blockdev", "mkfs.ext4", "dumpe2fs"],
+        ours: &["dm-remap"],
+        disks: &["main=32M,serial=MAIN-1", "spare=32M,serial=SPARE-1"],
+        lives: 3,
+        module: true,
+        kernels: DEBIAN,
+        cpus: 2,
+        udev: true,
+        seconds: 600,
+        ..SERVED
+    },
+    Row {
+        file: "guest/walk.sh",
+        lane: LONG,
+        programs: WALK,
+        ours: &["dm-remap"],
+        disks: &["store=512M"],
+        lives: 3,
+        module: true,
+        kernels: DEBIAN,
+        cpus: 2,
+        ..SERVED
+    },
+    Row {
+        file: "guest/stock-walk.sh",
+        lane: QUICKEST,
+        programs: WALK,
+        disks: &["store=512M"],
+        lives: 2,
+        ..SERVED
+    },
+    Row {
         file: "kernel/tests/speed.sh",
         // What the figures in the tree are of.
-        kernels: NEWEST,
-        lane: NEWEST,
+        kernels: LONG,
+        lane: LONG,
         programs: &["fio"],
         measured: Some("kernel/tests/speed.txt"),
         seconds: 900,

@@ -12,7 +12,7 @@ use crate::packages::{Apt, LOADER, elf};
 use crate::run::output;
 
 /// What every run may use. More can be asked for by name.
-const PACKAGES: [&str; 23] = [
+const PACKAGES: [&str; 24] = [
     "btrfs-progs",
     "busybox-static",
     "coreutils",
@@ -30,6 +30,7 @@ const PACKAGES: [&str; 23] = [
     "nbd-client",
     "nbdkit",
     "qemu-system-x86",
+    "systemd",
     "udev",
     "user-mode-linux",
     "util-linux",

@@ -66,7 +66,7 @@ pub(crate) struct StockVolumeArgs {
 ///
 /// Listens for failed requests (tracepoint block:block_rq_error, else the kernel's log), confirms them by reading, moves blocks and puts
 /// the new table into service; answers 'dm-remap status' and 'dm-remap message'. When it ends the device stays, with its last table;
-/// 'stock remove' takes it away. A process that dies is replaced at once. In a systemd unit: Type=notify, NotifyAccess=all.
+/// 'stock remove' takes it away. A process that dies is replaced at once. For systemd: 'dm-remap generate-units'.
 ///
 /// What it cannot do: the first write that fails on a bad block reaches the file system; a lost sector stays an error until 'dm-remap
 /// message NAME heal SECTORS' puts zeroes there; while a block moves the whole device waits (milliseconds, longer where a bad block must be read).
@@ -89,7 +89,7 @@ pub(crate) struct StockServeArgs {
 #[derive(Clone, Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  In an initramfs, or before the service starts:
+  Before the service starts:
       dm-remap stock assemble /dev/sdb --spare /dev/sdc1
       mount /dev/mapper/sdb /mnt")]
 pub(crate) struct StockAssembleArgs {

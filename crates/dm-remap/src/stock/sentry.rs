@@ -180,8 +180,7 @@ impl Sentry {
         let mut read = Vec::new();
         let mut moves = Vec::new();
         for error in errors {
-            let length = if error.write { 1 } else { unknown };
-            match main.and_then(|main| main.part(error, length)) {
+            match main.and_then(|main| main.part(error, suspected(error, unknown))) {
                 Some(_) if !error.fault.blames_medium() => self.volume.report(DeviceId::Main, error.fault),
                 Some(part) if error.write => self.write_failed(&part, error.fault, &mut moves)?,
                 Some(part) => read.extend(self.read_failed(&part)?),
@@ -351,6 +350,12 @@ fn move_one(volume: &Volume, news: &News, block: Block, extent: Extent) {
     }
 }
 
+/// Sectors that are suspected from the first on, if the kernel did not tell how many failed. A medium error is told with the first sector that it hit,
+/// one that says nothing with the first of the request.
+fn suspected(error: &BlockError, request: u64) -> u64 {
+    if error.write && error.fault != Fault::Unknown { 1 } else { request }
+}
+
 /// Blocks to blame for a failed write of `part`, of which `bad` cannot be read: those; or the only one that it touches.
 fn blamed(part: &Extent, bad: &[Extent], per_block: u64) -> Vec<Block> {
     let blocks = |extent: &Extent| extent.start().0 / per_block..extent.end().0.div_ceil(per_block);
@@ -394,6 +399,14 @@ mod tests {
         assert_eq!(blamed(&extent(82, 2), &[], 8), [Block(10)]);
         assert_eq!(blamed(&extent(80, 16), &[], 8), [], "it could be either");
         assert_eq!(blamed(&extent(80, 64), &[extent(95, 2), extent(100, 1)], 8), [Block(11), Block(12)]);
+    }
+
+    #[test]
+    fn an_error_without_a_length_blames_nobody_who_may_be_innocent() {
+        let failed = |write, fault| BlockError { write, fault, ..error(80, None) };
+        assert_eq!(suspected(&failed(true, Fault::Medium), 2048), 1);
+        assert_eq!(suspected(&failed(true, Fault::Unknown), 2048), 2048, "of a whole request");
+        assert_eq!(suspected(&failed(false, Fault::Medium), 2048), 2048, "a read is looked at anyway");
     }
 
     #[test]
