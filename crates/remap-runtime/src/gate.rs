@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(gated(OpKind::Read(bounce(2 * MAX_JOBS - 1))), last);
         // The buffer of probes has no block, and belongs to no job.
         assert_eq!(gated(OpKind::Read(bounce(MAX_BOUNCES - 1))), None);
-        assert_eq!(gated(OpKind::Read(of_a_client)), None);
+        assert_eq!(gated(OpKind::Read(of_a_client.clone())), None);
         assert_eq!(gated(OpKind::Write { from: of_a_client, fua: true }), None);
         assert_eq!(gated(OpKind::Flush), None);
     }

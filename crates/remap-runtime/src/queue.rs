@@ -35,7 +35,7 @@ use gather::{GATHER, Gather, Run};
 /// Device operations of a queue that are out at a time; more wait in it.
 const DEPTH: u32 = 256;
 /// Longer requests, in bytes, are worth another thread where they are cut into many parts that are only copied.
-const LONG: u64 = 64 << 10;
+const LONG: u64 = 256 << 10;
 /// Buffers kept for reuse, and the most bytes of them.
 const POOL_BUFFERS: usize = 64;
 const POOL_BYTES: usize = 16 << 20;
