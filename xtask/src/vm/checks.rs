@@ -5,8 +5,9 @@
 use super::machine::End;
 use crate::tally::Tally;
 
-/// A guest prints it before it cuts its own power.
-pub(super) const POWER_CUT: &str = "# power cut";
+/// A guest prints it before it cuts its own power, or before it starts again in good order.
+const POWER_CUT: &str = "# power cut";
+const REBOOT: &str = "# reboot";
 
 /// What was measured: `# ratio WHAT: N of 10000 ...`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +42,7 @@ impl Checks {
             self.faults.push(line.to_owned());
         } else if let Some(number) = line.strip_prefix("1..") {
             self.announced = number.trim().parse().ok();
-        } else if line == POWER_CUT {
+        } else if line == POWER_CUT || line == REBOOT {
             self.cut = true;
         } else if let Some(ratio) = line.strip_prefix("# ratio ").and_then(ratio) {
             self.ratios.push(ratio);
@@ -63,7 +64,9 @@ impl Checks {
             End::Died(_) if !last && self.cut => {}
             End::Died(how) => self.wrong(format!("the guest died ({how})")),
             End::Script(status) if !last => {
-                self.wrong(format!("the script ended with status {status} instead of cutting the power"));
+                self.wrong(format!(
+                    "the script ended with status {status} instead of cutting the power or starting again"
+                ));
             }
             End::Script(status) => {
                 if *status != 0 && self.tally.failed == 0 {
@@ -113,7 +116,7 @@ fn ratio(text: &str) -> Option<Ratio> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Checks, End, POWER_CUT};
+    use super::{Checks, End, POWER_CUT, REBOOT};
 
     fn checks(lines: &[&str], end: &End, last: bool) -> Checks {
         let mut checks = Checks::default();
@@ -157,6 +160,8 @@ mod tests {
         }
         seen.ended(&End::Script(0), true, 10);
         assert_eq!((seen.tally.passed, seen.tally.failed), (2, 0));
+        let seen = checks(&["ok 1 - a", REBOOT], &End::Died(String::new()), false);
+        assert_eq!(seen.tally.failed, 0, "it starts again in good order");
         let last = checks(&["ok 1 - a", POWER_CUT], &End::Died(String::new()), true);
         assert_eq!(last.tally.failed, 1, "the last life ends in order");
     }

@@ -21,7 +21,7 @@ pub(super) struct Row {
     pub(super) ours: &'static [&'static str],
     /// Disks; see `cargo xtask vm run --help`.
     pub(super) disks: &'static [&'static str],
-    /// It is run so often, on the same disks, with the number of the run as its argument. Every run but the last ends by a power cut.
+    /// It is run so often, on the same disks, with the number of the run as its argument. Every run but the last ends by a power cut or a reboot.
     pub(super) lives: u32,
     pub(super) udev: bool,
     /// Words for the kernel's command line.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use remap_core::engine::{BREAKER_BUDGET, BREAKER_WINDOW_NS, Command};
+use remap_core::engine::{BREAKER_BUDGET, BREAKER_WINDOW_NS, Command, RequestError};
 use remap_core::op::{DeviceId, Fault};
 use remap_core::units::{Block, Extent, SECTOR_SIZE, Sector, Slot};
 use remap_format::{Cause, EntryState};
@@ -345,7 +345,13 @@ fn move_one(volume: &Volume, news: &News, block: Block, extent: Extent) {
     // Stopped: whoever starts next hears of the next error.
     let Ok(outcome) = volume.command(Command::Remap(extent, Cause::WriteError)) else { return };
     if let Some(error) = outcome.error {
-        let text = format!("a write to block {} failed, and it could not be moved: {error:?}", block.0);
+        let text = match error {
+            RequestError::Io(Fault::Medium) => format!(
+                "a write to block {} failed, and nothing of it can be read: its sectors are errors until message 'heal' puts zeroes on them",
+                block.0
+            ),
+            _ => format!("a write to block {} failed, and it could not be moved: {error:?}", block.0),
+        };
         news.say(Level::Error, &text);
     }
 }
