@@ -69,4 +69,14 @@ mod tests {
         assert!(input.unread().is_empty());
         assert_eq!(input.room(false).len(), CAPACITY);
     }
+
+    #[test]
+    fn between_long_payloads_little_is_received_but_there_is_always_room() {
+        let mut input = Input::default();
+        assert_eq!(input.room(true).len(), FEW);
+        input.received(FEW - 1);
+        assert_eq!(input.room(true).len(), 1);
+        input.received(1);
+        assert_eq!(input.room(true).len(), CAPACITY - FEW);
+    }
 }

@@ -206,7 +206,8 @@ impl<'a, E: Export> Transmission<'a, E> {
                 filling = buf.len() - *filled;
                 self.socket.receive(&mut buf.bytes_mut()[*filled..], self.input.room(self.long))
             }
-            _ => self.socket.receive(&mut [], self.input.room(self.long)),
+            Payload::Drain { .. } => self.socket.receive(&mut [], self.input.room(false)),
+            Payload::None => self.socket.receive(&mut [], self.input.room(self.long)),
         };
         match result {
             Ok(None) => {}
