@@ -347,8 +347,10 @@ fn move_one(volume: &Volume, news: &News, block: Block, extent: Extent) {
     if let Some(error) = outcome.error {
         let text = match error {
             RequestError::Io(Fault::Medium) => format!(
-                "a write to block {} failed, and nothing of it can be read: its sectors are errors until message 'heal' puts zeroes on them",
-                block.0
+                "a write to block {} failed, and nothing of it can be read: its sectors are errors until 'dm-remap message NAME heal {}+{}' puts zeroes on them",
+                block.0,
+                extent.start().0,
+                extent.sectors()
             ),
             _ => format!("a write to block {} failed, and it could not be moved: {error:?}", block.0),
         };
