@@ -165,10 +165,10 @@ impl<'a, E: Export> Transmission<'a, E> {
         if looks && let Some(ready) = self.look(interest)? {
             return Ok(ready);
         }
-        let begun = Instant::now();
+        let (begun, in_flight) = (Instant::now(), self.queue.in_flight());
         let ready = self.queue.wait(fd, interest, None)?;
         if looks {
-            self.patience.slept(begun.elapsed());
+            self.patience.slept(in_flight, begun.elapsed());
         }
         Ok(ready)
     }
@@ -179,8 +179,8 @@ impl<'a, E: Export> Transmission<'a, E> {
             return Ok(None);
         }
         let Self { queue, socket, patience, .. } = self;
-        let busy = queue.in_flight() > 0;
-        if busy {
+        let in_flight = queue.in_flight();
+        if in_flight > 0 {
             // What was submitted goes to the devices first.
             let ready = queue.wait(socket.as_fd(), interest, Some(Duration::ZERO))?;
             if ready.read || queue.stirs() {
@@ -188,7 +188,7 @@ impl<'a, E: Export> Transmission<'a, E> {
             }
         }
         let mut ready = Interest::default();
-        let found = patience.look(|| {
+        let found = patience.look(in_flight, || {
             ready.read = socket.is_readable();
             ready.read || queue.stirs()
         });
