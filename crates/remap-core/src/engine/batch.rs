@@ -22,7 +22,7 @@ use crate::units::{Extent, Sector};
 /// Set of devices: bit 0 the main device, bit n+1 spare n.
 pub(super) type DeviceSet = u32;
 /// Longest time that a commit waits for others to share it.
-const COMMIT_HOLD_NS: u64 = 1_000_000;
+const COMMIT_HOLD_NS: u64 = 4_000_000;
 /// Most edits of a batch: every job's.
 const MAX_BATCH_EDITS: usize = MAX_JOBS * MAX_JOB_EDITS;
 const _: () = assert!(MAX_BATCH_EDITS <= MAX_RECORD_EDITS, "all jobs' edits fit one record");
