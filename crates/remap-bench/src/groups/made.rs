@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use remap_core::recovery::Recovered;
 use remap_format::layout::plan;
-use remap_format::{Policy, Superblock};
+use remap_format::{MainIdentity, Policy, Superblock};
 use remap_io::{Device, Drill, OpenOptions as DeviceOptions};
 use remap_runtime::{OnNotice, OpenOptions, Volume, main_identity, rewrite};
 
@@ -58,7 +58,8 @@ impl Made {
         let sizes = vec![size; shape.spares];
         let copies = plan(&sizes, BLOCK).context("the spares")?;
         let records: Vec<_> = (1_u8..).zip(&sizes).map(|(n, &size)| ([n; 16], size)).collect();
-        let identity = main_identity(&device(&main)?);
+        // As of a drive with sectors of 4 KiB: a block that cannot be read is one read, not one more for each sector.
+        let identity = MainIdentity { logical_block: BLOCK as u32, ..main_identity(&device(&main)?) };
         let superblock = Superblock {
             policy: shape.policy,
             ..Superblock::new([9; 16], EXPORT, BLOCK as u32, &copies, &records, identity)
