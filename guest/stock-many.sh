@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# A thousand bad sectors at once; and a table of a hundred thousand segments, which the kernel must take.
+# A thousand bad sectors at once; and tables of a hundred thousand segments and of twice as many, which the kernel must take.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/stock.lib"
 begin
@@ -51,6 +51,45 @@ before=$(cut -d' ' -f1 /proc/uptime)
 ok "a block moves" dm-remap message ${M##*/} remap 1000000
 ok "and is in the table" wait_for segments_are many 100003
 after=$(cut -d' ' -f1 /proc/uptime)
+dm-remap status ${M##*/} | grep mapper | sed 's/^/# /'
+ok "the server ends" end_stock
+ok "the device is removed" dm-remap stock remove many
+losetup -d $P
+
+# Every second block of the first 200000 is on the spare: more segments than any disk that is worth keeping has.
+rm /tmp/roomy; truncate -s 4G /tmp/roomy
+P=$(losetup -f); losetup $P /tmp/roomy
+ok "a volume" adopt $M $P --force
+awk_entries='/"entries": \[\]/ {
+    print "  \"entries\": ["
+    for (i = 0; i < 100000; i++)
+        printf "{\"block\": %d, \"count\": 1, \"state\": \"remapped\", \"slot\": {\"spare\": 0, \"index\": %d}, \"lost\": \"0x0\", \"cause\": \"manual\", \"stale\": false, \"errors\": 0, \"time\": 1796119132}%s\n", i * 2 + 1, i + 100000, i < 99999 ? "," : ""
+    print "  ],"; next
+} { print }'
+dm-remap metadata dump --spare $P | awk "$awk_entries" >/tmp/dump
+ok "with 100000 remapped blocks" dm-remap metadata restore /tmp/dump --spare $P --force
+rm /tmp/dump
+uptime() { cut -d' ' -f1 /proc/uptime; }
+took() { awk "BEGIN {print $(uptime) - $1}"; } # since
+# Of the kernel's own, in KiB; what is only kept for later is let go first.
+kernel_memory() { echo 3 >/proc/sys/vm/drop_caches; awk '/^(Slab|VmallocUsed):/ {n += $2} END {print n}' /proc/meminfo; }
+empty=$(kernel_memory)
+since=$(uptime)
+ok "it is assembled" dm-remap stock assemble $M --spare $P --mapper many
+echo "# assembled in $(took $since) s"
+ok "two hundred thousand segments" segments_are many 200001
+echo "# the table takes $(($(kernel_memory) - empty)) KiB of the kernel's memory"
+dmsetup table many >/tmp/table
+since=$(uptime)
+ok "the kernel takes it a second time" dmsetup reload many /tmp/table
+echo "# loaded in $(took $since) s; with two tables $(($(kernel_memory) - empty)) KiB"
+since=$(uptime)
+ok "and into service" dmsetup resume many
+echo "# resumed in $(took $since) s"
+rm /tmp/table
+ok "a server takes it over" stock many $M $P
+ok "a block moves" dm-remap message ${M##*/} remap 2000000
+ok "and is in the table" wait_for segments_are many 200003
 dm-remap status ${M##*/} | grep mapper | sed 's/^/# /'
 ok "the server ends" end_stock
 ok "the device is removed" dm-remap stock remove many

@@ -190,7 +190,8 @@ impl View {
         if let Some(unit) = pieces.get(begun.wrapping_sub(1)) {
             let words = unit.load();
             if (words.offset()..words.end()).contains(&offset) {
-                let slot = words.slot().map(|slot| slot.offset(offset - words.offset()));
+                // Never negative here; said so that the optimizer sees that the index stays in its bits, and look-ups cannot panic.
+                let slot = words.slot().map(|slot| slot.offset(offset.saturating_sub(words.offset())));
                 return (words.end() - offset, slot.map_or(Placement::Slow, Placement::Settled));
             }
         }

@@ -184,11 +184,21 @@ pub fn first_homes(spares: usize) -> [CopyHome; COPIES as usize] {
 /// The spares of a volume that is made of these (UUID, size in bytes), with room for their share of the copies.
 #[must_use]
 pub fn first_spares(spares: &[([u8; 16], u64)], shape: &CopyShape, block_size: u64) -> Vec<SpareRecord> {
-    let record = |(index, &(uuid, size)): (usize, &([u8; 16], u64))| {
-        let anchors = u8::try_from(index).map_or(0, |index| copies_on(index, spares.len()));
-        SpareRecord { uuid, size, slots: size / block_size, anchors, reserve_pages: shape.pages() }
-    };
-    spares.iter().enumerate().map(record).collect()
+    let share = shares(spares.iter().map(|&(_, size)| size), shape, block_size);
+    spares.iter().zip(share).map(|(&(uuid, _), share)| SpareRecord { uuid, ..share }).collect()
+}
+
+/// Spares of these sizes, each with its share of the copies.
+fn shares(
+    sizes: impl ExactSizeIterator<Item = u64>,
+    shape: &CopyShape,
+    block_size: u64,
+) -> impl Iterator<Item = SpareRecord> {
+    let (spares, reserve_pages) = (sizes.len(), shape.pages());
+    sizes.enumerate().map(move |(index, size)| {
+        let anchors = u8::try_from(index).map_or(0, |index| copies_on(index, spares));
+        SpareRecord { size, slots: size / block_size, anchors, reserve_pages, ..SpareRecord::GONE }
+    })
 }
 
 /// A spare that joins a volume whose copies have this shape. It gets anchors for all five copies, so that every other spare
@@ -280,9 +290,8 @@ pub fn spare_fits(spare: &SpareRecord, block_size: u64) -> bool {
 }
 
 /// The first spare on which a share of copies of this shape does not fit.
-fn fits(sizes: &[u64], shape: &CopyShape, block_size: u64) -> Result<(), u8> {
-    let spares: Vec<_> = sizes.iter().map(|&size| ([0; 16], size)).collect();
-    let misfit = first_spares(&spares, shape, block_size).iter().position(|s| !spare_fits(s, block_size));
+fn fits(sizes: impl ExactSizeIterator<Item = u64>, shape: &CopyShape, block_size: u64) -> Result<(), u8> {
+    let misfit = shares(sizes, shape, block_size).position(|s| !spare_fits(&s, block_size));
     misfit.map_or(Ok(()), |spare| Err(spare as u8))
 }
 
@@ -303,7 +312,7 @@ pub fn plan(sizes: &[u64], block_size: u64) -> Result<CopyShape, LayoutError> {
         let shape = CopyShape::for_capacity(entries);
         let metadata = u64::from(COPIES) * shape.bytes();
         let modest = metadata <= total / 4 || shape.area_pages == 1;
-        match fits(sizes, &shape, block_size) {
+        match fits(sizes.iter().copied(), &shape, block_size) {
             Ok(()) if modest => return Ok(shape),
             Err(spare) if shape.area_pages == 1 => {
                 let size = sizes.get(usize::from(spare)).copied().unwrap_or(0);
@@ -318,14 +327,11 @@ pub fn plan(sizes: &[u64], block_size: u64) -> Result<CopyShape, LayoutError> {
 /// The least size in bytes for spare `spare`, the others as they are.
 fn least_size(sizes: &[u64], spare: u8, block_size: u64) -> u64 {
     let shape = CopyShape::for_capacity(1);
-    let mut sizes: Vec<u64> = sizes.to_vec();
     let step = block_size.max(PAGE);
     let mut least = step;
     while least < 64 << 20 {
-        if let Some(size) = sizes.get_mut(usize::from(spare)) {
-            *size = least;
-        }
-        if fits(&sizes, &shape, block_size) != Err(spare) {
+        let tried = |(index, &size)| if index == usize::from(spare) { least } else { size };
+        if fits(sizes.iter().enumerate().map(tried), &shape, block_size) != Err(spare) {
             break;
         }
         least += step;

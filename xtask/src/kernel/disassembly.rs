@@ -4,6 +4,9 @@
 
 use std::collections::BTreeMap;
 
+/// What the names of sections with code begin with, and no function's does.
+pub(crate) const SECTION: &str = ".text";
+
 /// A function.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Function {
@@ -17,17 +20,18 @@ pub(crate) struct Function {
 
 /// Reads the text.
 pub(crate) fn read(text: &str) -> BTreeMap<String, Function> {
+    let begins = begins(text);
     let mut functions: BTreeMap<String, Function> = BTreeMap::new();
     let mut here = String::new();
     let mut loop_bytes = 0;
     for line in text.lines() {
-        if let Some(name) = header(line) {
+        if let Some((_, name)) = header(line) {
             name.clone_into(&mut here);
             functions.entry(here.clone()).or_default();
             continue;
         }
         let Some(function) = functions.get_mut(&here) else { continue };
-        if let Some(target) = call_target(line) {
+        if let Some(target) = call_target(line, &begins) {
             if target != here {
                 *function.calls.entry(target.to_owned()).or_default() += 1;
             }
@@ -50,18 +54,37 @@ pub(crate) fn read(text: &str) -> BTreeMap<String, Function> {
     functions
 }
 
+/// Where the functions of each section begin.
+fn begins(text: &str) -> BTreeMap<(&str, i64), &str> {
+    let mut begins = BTreeMap::new();
+    let mut section = "";
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("Disassembly of section ").and_then(|s| s.strip_suffix(':')) {
+            section = name;
+        } else if let Some((address, name)) = header(line) {
+            begins.insert((section, address), name);
+        }
+    }
+    begins
+}
+
 /// `0000000000001c20 <name>:`
-fn header(line: &str) -> Option<&str> {
+fn header(line: &str) -> Option<(i64, &str)> {
     let (address, rest) = line.split_once(" <")?;
-    let good = address.len() == 16 && address.bytes().all(|byte| byte.is_ascii_hexdigit());
-    rest.strip_suffix(">:").filter(|_| good)
+    let name = rest.strip_suffix(">:").filter(|_| address.len() == 16)?;
+    Some((i64::from_str_radix(address, 16).ok()?, name))
 }
 
 /// The function that a relocation, or a call within the object, names.
-fn call_target(line: &str) -> Option<&str> {
+fn call_target<'a>(line: &'a str, begins: &BTreeMap<(&'a str, i64), &'a str>) -> Option<&'a str> {
     if let Some((_, symbol)) = line.split_once("R_X86_64_PLT32\t") {
-        let end = symbol.rfind(['-', '+']).unwrap_or(symbol.len());
-        return symbol.get(..end);
+        let (name, distance) = symbol.split_at(symbol.rfind(['-', '+']).unwrap_or(symbol.len()));
+        if !name.starts_with(SECTION) {
+            return Some(name);
+        }
+        // A function in another section, which has no name in the symbol table; counted from behind the four bytes of the distance.
+        let begin = i64::from_str_radix(&distance.replacen("0x", "", 1), 16).map_or(-1, |n| n + 4);
+        return Some(begins.get(&(name, begin)).copied().unwrap_or(symbol));
     }
     let (_, code) = line.split_once(":\t")?;
     let branches = code.starts_with("call") || code.starts_with('j');
@@ -155,6 +178,33 @@ mod tests {
   54:\tjmp    10 <first>
   56:\tret
 ";
+
+    /// A compiler that keeps seldom used functions in a section of their own names them there by section and distance.
+    const APART: &str = "
+Disassembly of section .text:
+0000000000000010 <first>:
+  10:\tcall   15 <first+0x5>
+\t\t\t11: R_X86_64_PLT32\t.text.unlikely.+0x2c
+  15:\tcall   1a <first+0xa>
+\t\t\t16: R_X86_64_PLT32\t.text.unlikely.+0x2d
+Disassembly of section .text.unlikely.:
+0000000000000010 <not it>:
+  10:\tjmp    15 <core::panicking::panic_fmt>
+\t\t\t11: R_X86_64_PLT32\t.text+0xc
+0000000000000030 <core::panicking::panic_fmt>:
+  30:\tud2
+";
+
+    #[test]
+    fn a_call_into_another_section_is_a_call_of_what_is_there() {
+        let functions = read(APART);
+        assert_eq!(
+            functions["first"].calls.keys().collect::<Vec<_>>(),
+            [".text.unlikely.+0x2d", "core::panicking::panic_fmt"],
+            "what is not the begin of a function keeps the name that the gate refuses"
+        );
+        assert!(functions["not it"].calls.contains_key("first"));
+    }
 
     #[test]
     fn functions_calls_frames_and_oddities() {

@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::Places;
-use super::disassembly::{Function, deepest, reach, read};
+use super::disassembly::{Function, SECTION, deepest, reach, read};
 use crate::run::output;
 
 /// Relocations that the module loader knows.
@@ -62,6 +62,7 @@ pub(crate) fn check(places: &Places<'_>, object: &Path, note_panics: bool) -> Re
     let text = output(Command::new("objdump").args(["-drC", "--no-show-raw-insn"]).arg(object))?;
     let functions = read(&text);
     findings.extend(instructions(&functions));
+    findings.extend(strays(&functions));
     findings.extend(stacks(&functions));
     let panics = panics(&functions);
     let total: usize = panics.values().sum();
@@ -102,6 +103,13 @@ fn instructions(functions: &BTreeMap<String, Function>) -> Vec<String> {
         format!("{name}: `{code}`: no vectors, no bare returns or indirect branches, no red zone")
     })
     .collect()
+}
+
+/// Calls that the other findings cannot follow.
+fn strays(functions: &BTreeMap<String, Function>) -> Vec<String> {
+    let calls = functions.iter().flat_map(|(name, function)| function.calls.keys().map(move |to| (name, to)));
+    let odd = calls.filter(|(_, to)| to.starts_with(SECTION));
+    odd.map(|(name, to)| format!("{name}: calls {to}, where no function begins")).collect()
 }
 
 fn stacks(functions: &BTreeMap<String, Function>) -> Vec<String> {
@@ -173,6 +181,16 @@ mod tests {
     fn what_no_kernel_takes_is_found() {
         assert_eq!(relocations("00 01 R_X86_64_PLT32 x\n00 01 R_X86_64_GOTPCREL y\n").len(), 1);
         assert_eq!(symbols("                 U memcpy\n  U __x86_indirect_thunk_r11\n  U __udivti3\n00 W weak\n00 T dmr_map\n").len(), 2);
+    }
+
+    #[test]
+    fn a_call_that_leads_to_no_known_function_is_found() {
+        let called = |name: &str| {
+            let function = Function { calls: BTreeMap::from([(name.to_owned(), 1)]), ..Function::default() };
+            BTreeMap::from([("dmr_map".to_owned(), function)])
+        };
+        assert_eq!(strays(&called("dmr_alloc")), Vec::<String>::new());
+        assert_eq!(strays(&called(".text.unlikely.+0x2d")).len(), 1);
     }
 
     #[test]

@@ -33,15 +33,10 @@ pub(super) fn shape_of(
 ) -> anyhow::Result<(Shape, Vec<SpareNumber>)> {
     let superblock = &recovered.superblock;
     let logical = main.limits().logical_block.max(superblock.main.logical_block);
-    let coarse = spares.iter().find(|spare| spare.limits().logical_block > logical);
-    if let Some(spare) = coarse {
-        let text = format!(
-            "{}: has logical blocks of {} bytes, the main device of {logical}: the kernel cannot put pieces of it into one device; \
-             use 'dm-remap serve', or another spare",
-            spare.path().display(),
-            spare.limits().logical_block
-        );
-        return Err(refusal(Exit::Mismatch, text));
+    if let Some((spare, text)) =
+        spares.iter().find_map(|s| Some((s, coarse(s.limits().logical_block, logical)?)))
+    {
+        return Err(refusal(Exit::Mismatch, format!("{}: {text}", spare.path().display())));
     }
     let shape = Shape {
         size: superblock.main.size / SECTOR_SIZE,
@@ -56,6 +51,16 @@ pub(super) fn shape_of(
         numbers.push(SpareNumber { spare, device: number_of(device)?, start });
     }
     Ok((shape, numbers))
+}
+
+/// Why a spare with logical blocks of so many bytes will not do, if it will not.
+fn coarse(spare: u32, main: u32) -> Option<String> {
+    (spare > main).then(|| {
+        format!(
+            "has logical blocks of {spare} bytes, the main device of {main}: the kernel cannot put pieces of it into one device; \
+             use 'dm-remap serve', or another spare"
+        )
+    })
 }
 
 /// The number of a block device.
@@ -149,6 +154,16 @@ pub(super) fn existing(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_spare_with_larger_logical_blocks_will_not_do() {
+        assert!(
+            coarse(4096, 512)
+                .unwrap()
+                .starts_with("has logical blocks of 4096 bytes, the main device of 512")
+        );
+        assert_eq!((coarse(512, 512), coarse(512, 4096)), (None, None));
+    }
 
     #[test]
     fn only_this_volumes_own_device_may_stand_on_it() {

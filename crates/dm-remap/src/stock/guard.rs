@@ -189,11 +189,20 @@ mod tests {
     #[test]
     fn a_start_that_is_refused_after_a_crash_is_tried_again_for_a_while() {
         assert_eq!(judge(Ended::Exit(7), false, true, Duration::ZERO), Then::Again(PAUSE));
+        assert_eq!(judge(Ended::Exit(7), false, true, PATIENCE), Then::Again(PAUSE));
         assert_eq!(judge(Ended::Exit(7), false, true, PATIENCE * 2), Then::GiveUp(7));
     }
 
     #[test]
     fn what_it_told_is_understood() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let mut word = Word(theirs);
+        word.names("disk", 4096);
+        word.serves();
+        drop(word);
+        let mut text = String::new();
+        ours.read_to_string(&mut text).unwrap();
+        assert_eq!(understand(&text), Told { name: Some(("disk".into(), 4096)), serves: true });
         let told = understand("name disk 4096\nserves\n");
         assert_eq!(told, Told { name: Some(("disk".into(), 4096)), serves: true });
         assert_eq!(understand("name disk\nnonsense\n"), Told::default());

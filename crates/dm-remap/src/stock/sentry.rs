@@ -427,6 +427,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_remembered_has_a_limit_and_makes_room() {
+        let (mut seen, now) = (Seen::default(), Instant::now());
+        let most = SEEN_MAX as u64;
+        assert!(seen.is_news(false, Block(0), now));
+        let later = now + AGAIN / 2;
+        assert!((1..most).all(|block| seen.is_news(false, Block(block), later)));
+        assert!(
+            seen.is_news(false, Block(most), later) && seen.is_news(false, Block(most), later),
+            "no room"
+        );
+        // The first one is old by now, and only that one.
+        assert!(seen.is_news(false, Block(most), now + AGAIN));
+        assert!(!seen.is_news(false, Block(most), now + AGAIN));
+        assert!(!seen.is_news(false, Block(1), now + AGAIN));
+        assert!(seen.is_news(false, Block(0), now + AGAIN));
+        assert_eq!(seen.0.len(), SEEN_MAX);
+    }
+
+    #[test]
     fn a_burst_of_errors_that_say_nothing_ends_at_the_budget() {
         let now = Instant::now();
         let mut budget = Budget { since: now, used: 0 };

@@ -156,6 +156,10 @@ mod tests {
             "0+8 8:0 0, 8+8 error, 16+8 8:0 16, 24+8 error, 32+40 8:0 32, 72+8 error",
             "with logical blocks of 4096 bytes all borders are multiples of 8"
         );
+        assert_eq!(
+            show(&segments(&shape(4), &SPARES, &entries, &[])),
+            "0+8 8:0 0, 8+4 error, 12+4 8:16 144, 16+8 8:0 16, 24+4 error, 28+52 8:0 28"
+        );
         let elsewhere = [entry(1, 1, Some(Slot::new(3, 5)), 0)];
         assert_eq!(
             show(&segments(&shape(1), &SPARES, &elsewhere, &[])),
@@ -177,6 +181,18 @@ mod tests {
         // Something is lost that the table gives.
         assert_eq!(compare(&live, &[entries[0], entry(3, 1, Some(Slot::new(0, 7)), 0b10)]), Some(25));
         assert_eq!(compare(&segments(&shape(1), &SPARES, &[], &[]), &entries), Some(8));
+    }
+
+    #[test]
+    fn one_live_segment_may_be_two_pieces() {
+        // Two slices of one disk that touch: a table made by hand can have both in one.
+        let slices = [SPARES[0], SpareNumber { spare: 1, device: SPARE, start: 148 }];
+        let entries = [entry(1, 1, Some(Slot::new(0, 5)), 0), entry(2, 1, Some(Slot::new(1, 0)), 0)];
+        let segment =
+            |sectors| Segment { start: 8, sectors, target: Target::Linear { device: SPARE, sector: 140 } };
+        let compare = |live| disagreement(&[live], &shape(1), &slices, &entries, |_| true);
+        assert_eq!(compare(segment(16)), None);
+        assert_eq!(compare(segment(17)), Some(24));
     }
 
     #[test]

@@ -9,15 +9,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use remap_core::engine::Command;
-use remap_core::units::{Block, Extent, Sector};
+use remap_core::units::{Block, Extent, Sector, Slot};
 use remap_format::{Cause, Entry, Policy};
 use remap_io::mapper::{DeviceMapper, DeviceNumber, Mapped, MapperError, Segment, Target};
 use remap_io::{Device, Drill, OpenOptions as DeviceOptions};
-use remap_runtime::{AdoptOptions, OpenOptions, Volume, adopt, examine};
+use remap_runtime::{AdoptOptions, Bypass as _, Carried, OpenOptions, Volume, adopt, examine};
 
 use super::carrier::{Carrier, Figures};
+use super::found::{existing, uuid_of};
 use super::own::{Requests, scrub};
 use super::table::{Shape, SpareNumber, disagreement, segments};
+use crate::map::pieces::tests::entry;
 use crate::news::News;
 
 const SECTORS: u64 = 2048;
@@ -31,6 +33,7 @@ const SPARES: [SpareNumber; 1] = [SpareNumber { spare: 0, device: SPARE, start: 
 #[derive(Clone, Debug, Default)]
 struct Kernel {
     made: bool,
+    uuid: String,
     live: Vec<Segment>,
     loaded: Option<Vec<Segment>>,
     suspended: bool,
@@ -120,7 +123,7 @@ impl DeviceMapper for Handle {
     fn find(&mut self, _: &str) -> Result<Option<Mapped>, MapperError> {
         let kernel = self.0.lock();
         Ok(kernel.made.then(|| Mapped {
-            uuid: String::new(),
+            uuid: kernel.uuid.clone(),
             number: DeviceNumber { major: 253, minor: 0 },
             open_count: 0,
             suspended: kernel.suspended,
@@ -223,19 +226,14 @@ impl Lab {
         self.dir.path().join(name)
     }
 
-    fn serve(&self) -> anyhow::Result<Volume> {
-        let mut main = device(&self.path("main"));
-        if !self.fake.bad.is_empty() {
-            let bad: Vec<String> = self.fake.bad.iter().map(ToString::to_string).collect();
-            let drill = Drill::parse(&format!("bad=sectors:{},errno=ENODATA", bad.join(";"))).unwrap();
-            main = main.with_drill(Arc::new(drill));
-        }
+    /// The carrier of a life that finds the device as it is.
+    fn carrier(&self) -> Carrier {
         let (news, _writer) = News::open().unwrap();
         let (live, suspended) = {
             let kernel = self.fake.lock();
             (kernel.live.clone(), kernel.suspended)
         };
-        let carrier = Carrier {
+        Carrier {
             mapper: Box::new(Handle(Arc::clone(&self.fake))),
             name: NAME.into(),
             shape: SHAPE,
@@ -247,8 +245,17 @@ impl Lab {
             news,
             live: Some(live).filter(|live| !live.is_empty()),
             suspended: suspended.then(std::time::Instant::now),
-        };
-        let options = OpenOptions { bypass: Some(Box::new(carrier)), ..OpenOptions::default() };
+        }
+    }
+
+    fn serve(&self) -> anyhow::Result<Volume> {
+        let mut main = device(&self.path("main"));
+        if !self.fake.bad.is_empty() {
+            let bad: Vec<String> = self.fake.bad.iter().map(ToString::to_string).collect();
+            let drill = Drill::parse(&format!("bad=sectors:{},errno=ENODATA", bad.join(";"))).unwrap();
+            main = main.with_drill(Arc::new(drill));
+        }
+        let options = OpenOptions { bypass: Some(Box::new(self.carrier())), ..OpenOptions::default() };
         Ok(Volume::open(main, vec![device(&self.path("spare"))], options)?.0)
     }
 
@@ -526,4 +533,52 @@ fn a_hold_is_refused_where_nothing_is_mapped() {
     let (volume, _) = Volume::open(main, vec![device(&lab.path("spare"))], OpenOptions::default()).unwrap();
     assert!(volume.hold(vec![Block(1)]).is_err());
     volume.stop();
+}
+
+#[test]
+fn a_spare_is_ours_while_no_table_names_it() {
+    let lab = Lab::new(Policy::RewriteThenRemap, &[], &[]);
+    let slice = DeviceOptions { slice: Some((8 << 9, None)), ..DeviceOptions::default() };
+    let spare = Device::open(&lab.path("spare"), &slice).unwrap();
+    let mut carrier = lab.carrier();
+    let mut carry = |entries: Vec<Entry>| {
+        let carried = Carried { entries, closed: Vec::new(), spares: vec![(0, spare.clone())] };
+        carrier.carry(&carried).unwrap();
+        carrier.claims.iter().map(|claimed| claimed.number).collect::<Vec<_>>()
+    };
+    let moved = |block| entry(block, 1, Some(Slot::new(0, 100)), 0);
+    assert_eq!(carry(Vec::new()), [SPARE]);
+    // A table that names another device only leaves what we have.
+    assert_eq!(carry(vec![entry(3, 1, None, 1)]), [SPARE], "once");
+    assert_eq!(carry(vec![moved(1)]), [], "the kernel has it now");
+    let there = Target::Linear { device: SPARE, sector: 8 + 800 };
+    assert_eq!(lab.fake.lock().live[1].target, there, "the slice begins behind eight sectors");
+    assert_eq!(carry(vec![moved(2)]), []);
+    assert_eq!(carry(Vec::new()), [SPARE], "and we have it again");
+}
+
+#[test]
+fn a_mapped_device_that_is_there_is_taken_over_only_if_it_is_this_volumes() {
+    let lab = Lab::new(Policy::RewriteThenRemap, &[], &[]);
+    lab.serve().unwrap().stop();
+    let recovered = examine(&[device(&lab.path("spare"))], false).unwrap();
+    let uuid = uuid_of(&recovered);
+    assert_eq!(uuid.len(), "DM-REMAP-".len() + 36, "{uuid}");
+    let found = || {
+        let mut handle = Handle(Arc::clone(&lab.fake));
+        existing(&mut handle, NAME, &uuid, (&SHAPE, &SPARES), &recovered).map_err(|error| error.to_string())
+    };
+    assert!(found().unwrap_err().contains("one without a UUID"));
+    lab.fake.lock().uuid = "LVM-x".into();
+    assert!(found().unwrap_err().contains("another mapped device (LVM-x, this volume's is DM-REMAP-"));
+    lab.fake.lock().uuid.clone_from(&uuid);
+    let (mapped, live) = found().unwrap().expect("it is ours");
+    assert!(!mapped.suspended && live == lab.fake.lock().live);
+    let foreign = vec![Segment { start: 0, sectors: SECTORS, target: Target::Other("zero".into()) }];
+    lab.fake.lock().live.clone_from(&foreign);
+    assert!(found().unwrap_err().contains("carries requests of sector 0 to another place"));
+    lab.fake.lock().suspended = true;
+    assert_eq!(found().unwrap().expect("nobody wrote through it").1, foreign);
+    lab.fake.lock().made = false;
+    assert!(found().unwrap().is_none());
 }

@@ -83,17 +83,16 @@ impl SlowRequest {
         Buffer::Request { id: self.request.id, offset: (sector.0 - self.request.extent.start().0) * 512 }
     }
 
-    /// Without memory for another extent the last one grows over the good sectors up to it.
+    /// Without memory for another extent the last one grows over the good sectors up to it; what cannot be told so is all of it.
     fn add_bad(&mut self, extent: Extent) {
         let apart = self.bad.last().is_none_or(|last| last.end() != extent.start());
         if apart && memory::try_push(&mut self.bad, extent).is_ok() {
             return;
         }
-        match self.bad.last_mut() {
-            Some(last) => {
-                *last = Extent::between(last.start(), extent.end()).expect("extents come in order");
-            }
-            None => self.all_bad = true,
+        let grown = self.bad.last().and_then(|last| Extent::between(last.start(), extent.end()));
+        match (self.bad.last_mut(), grown) {
+            (Some(last), Some(grown)) => *last = grown,
+            _ => self.all_bad = true,
         }
     }
 }
