@@ -197,8 +197,7 @@ static int dmr_build(struct dmr *c, unsigned int argc, char **argv)
 	ask.number = ti->type - dmr_types;
 	c->shared.sectors = ti->len;
 	c->shared.max_remaps = dmr_max_remaps;
-	snprintf(c->shared.name, sizeof(c->shared.name), "dm-%s", dm_table_device_name(ti->table));
-	strreplace(c->shared.name, ':', '-');
+	dm_copy_name_and_uuid(dm_table_get_md(ti->table), c->shared.name, NULL);
 	r = dmr_enter(c, &ask);
 	ti->error = c->text;
 	if (r)

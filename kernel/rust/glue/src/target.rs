@@ -8,7 +8,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
-use arrayvec::ArrayVec;
+use arrayvec::{ArrayString, ArrayVec};
 use remap_core::memory::NoMemory;
 use remap_core::units::Now;
 use remap_format::MAX_SPARES;
@@ -184,7 +184,7 @@ impl Target {
             spares,
             volume_bytes: given.sectors.saturating_mul(512),
             random: given.random,
-            name: given.name,
+            name: &plain_name(given.name),
             now: given.now,
             served: rehearsal.unwrap_or(0) >> 1,
         };
@@ -278,4 +278,18 @@ fn copies(words: &[&str]) -> Result<Vec<String>, NoMemory> {
         }
     }
     Ok(all)
+}
+
+/// What a volume is called after a mapped device: only with characters that the name of a volume, as part of a file name, may have.
+pub(crate) fn plain_name(name: &str) -> ArrayString<63> {
+    let plain = name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' });
+    let mut out = ArrayString::new();
+    for c in plain.skip_while(|c| !c.is_ascii_alphanumeric()) {
+        // What does not fit is cut.
+        let _ = out.try_push(c);
+    }
+    if out.is_empty() {
+        let _ = out.try_push_str("volume");
+    }
+    out
 }

@@ -25,7 +25,7 @@ fn opened(disks: &Disks) -> [Opened; 2] {
 
 fn given(devices: &[Opened]) -> Given<'_> {
     let now = Now { mono_ns: 1, unix_s: 1_700_000_000 };
-    Given { devices, sectors: SECTORS as u64, random: &[[7; 16], [9; 16]], name: "my_disk", now }
+    Given { devices, sectors: SECTORS as u64, random: &[[7; 16], [9; 16]], name: "my disk", now }
 }
 
 #[test]
@@ -100,6 +100,20 @@ fn logical_blocks_that_became_smaller_are_refused() {
     let devices = opened(&kernel.disks);
     let refusal = target.rehearse(&given(&devices), 0, &mut kernel.disks, &mut String::new()).unwrap_err();
     assert!(format!("{refusal}").starts_with("the volume has logical blocks of 4096 bytes"), "{refusal}");
+}
+
+#[test]
+fn names_of_adopted_volumes_fit_a_file_name() {
+    for (mapped, name) in [
+        ("data", "data"),
+        ("vg-my.disk_1", "vg-my.disk_1"),
+        ("my\\x20disk", "my_x20disk"),
+        ("..", "volume"),
+        ("", "volume"),
+    ] {
+        assert_eq!(crate::target::plain_name(mapped).as_str(), name);
+    }
+    assert_eq!(crate::target::plain_name(&"x".repeat(127)).len(), 63);
 }
 
 #[test]
