@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Everything that passes between the shim  and the Rust object.
+ * Everything that passes between the shim and the Rust object.
  *
  * Integers and buffers only. The Rust side knows no structure of the kernel, the C side no policy and no byte of the format.
  * The structures are mirrored in kernel/rust/object/src/abi.rs; both sides assert their sizes when they are built.
  *
  * Who may call what, and in which context, stands behind each function:
  *   [any]    any context; no lock, no allocation, does not sleep
- *   [owner]  process context, under the volume's owner mutex and memalloc_noio; may allocate, does not sleep otherwise
- *   [open]   process context, nothing locked, the volume not in service; may read and write through the callbacks
- * Sectors have 512 bytes everywhere.
+ *   [owner]  process context, under the target's owner mutex and memalloc_noio; may allocate, does not sleep otherwise
+ *   [open]   process context, nothing locked, the volume not in service; may wait for devices
+ * Sectors have 512 bytes everywhere. Errors are those of the block layer, as errnos (negative; 0: none).
+ * A device's number: 0 is the main device, n + 1 the spare number n of the table line.
  */
 #ifndef DMR_H
 #define DMR_H
@@ -18,103 +19,29 @@
 #include <linux/types.h>
 #include <asm/barrier.h>
 
-#define DMR_MAX_SPARES 16
-#define DMR_MAX_BOUNCES 257
-#define DMR_MAIN 0		/* device numbers: the main device, then the volume's spares */
-#define DMR_SPARE(n) ((n) + 1)
-#define DMR_DEVICES (DMR_MAX_SPARES + 1)
+#define DMR_MAIN 0
+#define DMR_DEVICES 17
+#define DMR_OPS 256		/* operations that are out at a time; the others wait in the engine */
+#define DMR_SCRATCH 65536
 
-struct dmr_volume;		/* the engine and what belongs to it */
+struct dmr;			/* a target: what C knows of it */
+struct dmr_target;		/* and Rust: the table line, and the volume while there is one */
 struct dmr_lookup;		/* what dmr_map needs of it */
-
-/* What became of an operation. */
-enum dmr_fault {
-	DMR_OK, DMR_MEDIUM, DMR_PROTECTION, DMR_TRANSPORT, DMR_TIMEOUT, DMR_GONE, DMR_NOSPACE, DMR_UNSUPPORTED, DMR_UNKNOWN,
-	DMR_NOMEMORY,
-};
 
 /* What is asked of the volume, and what it asks of a device. */
 enum dmr_kind { DMR_READ, DMR_WRITE, DMR_ZEROES, DMR_DISCARD, DMR_FLUSH, DMR_GRACE };
 #define DMR_FUA 1		/* durable before it completes */
 #define DMR_UNMAP 2		/* zeroes: the space may be given back */
 
-struct dmr_now {
-	u64 mono_ns;
-	u64 unix_s;
-};
-
-/* ---- the table line ---- */
-
-enum dmr_grammar { DMR_GRAMMAR_OWN, DMR_GRAMMAR_FOUR, DMR_GRAMMAR_TWO };	/* "dm-remap", "remap", "dm-remap-v4" */
-enum dmr_form { DMR_FORM_V2, DMR_FORM_V4 };
-
-struct dmr_table {
-	u64 start[DMR_MAX_SPARES];	/* first sector of each spare's slice */
-	u64 sectors[DMR_MAX_SPARES];	/* its length; 0: to the end of the device */
-	u64 max_remaps;			/* most blocks on spares; 0: as many as there are slots */
-	u32 spare[DMR_MAX_SPARES];	/* which word names the spare; word 0 names the main device */
-	u32 spares;
-	u32 block_size;			/* bytes; 0: 4096, or what the volume has */
-	u32 policy;			/* 0: the volume's own; 1: rewrite-then-remap; 2: remap-only */
-	u32 form;			/* enum dmr_form */
-	u32 adopt;			/* 0: a spare that holds nothing; 1: any spare; 2: never */
-	u32 any_main;			/* serve this main device though it is not the one that was adopted */
-	u32 any_state;			/* serve a volume that was released */
-};
-
-/* [any] 0, or -EINVAL with the reason in `why`. */
-int dmr_table_parse(u32 grammar, u32 argc, const char *const *argv, struct dmr_table *table, char *why, size_t room);
-
-/* ---- assembly ---- */
-
-struct dmr_device {
-	u64 bytes;
-	u32 logical_block;		/* bytes */
-	u32 read_only;
-};
-
-struct dmr_assembly {
-	const struct dmr_table *table;
-	void *context;			/* handed to the callbacks */
-	/* Both wait for the device and return an enum dmr_fault; `device` as above; offsets in bytes of the slice. */
-	u32 (*read)(void *context, u32 device, u64 offset, void *into, size_t bytes);
-	u32 (*zero)(void *context, u32 spare, u64 offset, size_t bytes);	/* durable before it returns */
-	struct dmr_now now;
-	u32 served;			/* spares (bit n: the one of that place) that the table to be replaced serves now; 0: none does */
-	struct dmr_device main;
-	struct dmr_device spares[DMR_MAX_SPARES];
-	u64 volume_bytes;		/* length of the table line */
-	char name[64];			/* of a volume that is adopted */
-	u8 random[16 * (DMR_MAX_SPARES + 1)];	/* for the names of a volume that is adopted */
-};
-
-/*
- * [open] Reads the metadata and starts the engine, or adopts a spare that holds nothing. With `volume` NULL it only looks, and
- * writes nothing; and only at spares that are not served now. 0 or a negative errno with the reason in `why`, which also says (on 0) what a person should know.
- */
-int dmr_assemble(const struct dmr_assembly *assembly, struct dmr_volume **volume, char *why, size_t room);
-/* [open] No operation is out, nobody holds its view. */
-void dmr_free(struct dmr_volume *volume);
-
-struct dmr_shape {
-	u64 sectors;			/* of the volume */
-	u32 block_size;			/* bytes */
-	u32 logical_block;		/* bytes: the least that may be asked for */
-	u32 spares;			/* in use by the volume */
-	u32 spare[DMR_MAX_SPARES];	/* which of the given spares is the volume's number n; ~0: it has left */
-};
-/* [owner] */
-void dmr_shape(const struct dmr_volume *volume, struct dmr_shape *shape);
-
 /* ---- the fast lane ---- */
 
-enum dmr_place_kind { DMR_PLACE_MAIN, DMR_PLACE_SPARE, DMR_PLACE_OWNER, DMR_PLACE_NOTHING };
+enum dmr_lane { DMR_LANE_MAIN, DMR_LANE_SPARE, DMR_LANE_OWNER, DMR_LANE_NOBODY };
 
 struct dmr_place {
 	u64 sector;			/* on the device (spare: of its slice) */
 	u32 sectors;			/* how many of those asked for lie there, at least 1 */
-	u16 kind;			/* enum dmr_place_kind: owner: hand it over; nothing: it is done already */
-	u16 device;
+	u16 lane;			/* enum dmr_lane: owner: hand it over; nobody: it is done already */
+	u16 spare;			/* number of the volume */
 };
 
 /* For look-ups. What it points to lives as long as the volume and is changed by its owner alone. */
@@ -125,8 +52,6 @@ struct dmr_view {
 	u32 region_shift;		/* a region has 2 to this power sectors */
 };
 
-/* [owner] */
-void dmr_view(const struct dmr_volume *volume, struct dmr_view *view);
 /* [any] Is all of it, by one word of the summary, on the main device? False: ask dmr_map. */
 static inline bool dmr_is_on_main(const struct dmr_view *view, u64 sector, u32 sectors)
 {
@@ -137,93 +62,126 @@ static inline bool dmr_is_on_main(const struct dmr_view *view, u64 sector, u32 s
 }
 /* [any] Where the sectors from `sector` on are, as far as they lie together. */
 struct dmr_place dmr_map(const struct dmr_lookup *lookup, u64 sector, u32 sectors, u32 kind);
-/* [any] May the fault of an operation be a bad sector? Then its request belongs to the owner. */
-bool dmr_blames_medium(u32 fault);
+/* [any] May the error of an operation be a bad sector? Then its request belongs to the owner. */
+bool dmr_blames_medium(int error);
 
-/* ---- the slow lane ---- */
+/* ---- what both sides know of a target ---- */
 
-enum dmr_source { DMR_NOTHING, DMR_REQUEST, DMR_BOUNCE, DMR_BYTES };
-
-struct dmr_op {
-	u64 id;
-	u64 sector;			/* on the device; grace: of the volume */
-	u64 sectors;
-	u64 cookie;			/* DMR_REQUEST: of which request; DMR_BOUNCE: which buffer (below DMR_MAX_BOUNCES) */
-	u64 offset;			/* byte offset in it */
-	const void *bytes;		/* DMR_BYTES: valid until dmr_complete */
-	u32 device;
-	u32 kind;
-	u32 flags;
-	u32 source;
+struct dmr_device {
+	u64 start, sectors;		/* the slice; as the table line says it, sectors 0: to the end */
+	u64 size;			/* sectors of all of it */
+	const char *name;		/* what device-mapper calls it */
+	u32 word;			/* which of the table line names it */
+	u32 id;				/* two of the same are one device */
+	u32 logical_block;		/* bytes */
+	u32 read_only;
 };
 
-enum dmr_event_kind { DMR_EVENT_NONE, DMR_EVENT_REQUEST, DMR_EVENT_ANSWER, DMR_EVENT_NOTICE };
-enum dmr_level { DMR_ERR, DMR_WARN, DMR_INFO, DMR_DEBUG };
-
-struct dmr_event {
-	u64 cookie;			/* the request's, or the ticket of the message */
-	u32 kind;
-	u32 fault;			/* of a request; DMR_OK: done */
-	u32 level;			/* of a notice, for the log */
-	u32 tell;			/* a notice that waiters for dm events want to hear of */
+enum dmr_count {
+	DMR_READS, DMR_WRITES, DMR_FLUSHES, DMR_DISCARDS,	/* parts of bios; all but the flushes only while the queue's iostats are on */
+	DMR_READ_SECTORS, DMR_WRITTEN_SECTORS,
+	DMR_SLOW, DMR_REMAPPED,			/* of these, what the owner handled, and what went straight to a spare */
+	DMR_READ_ERRORS, DMR_WRITE_ERRORS,	/* operations of the fast lane that failed */
+	DMR_FAILED_READS, DMR_FAILED_WRITES,	/* what the client was told */
+	DMR_COUNTS
 };
 
-/* What the shim counts and what device-mapper does, since the table was loaded. */
-struct dmr_lanes {
-	u64 reads, writes, flushes, discards;	/* parts of bios; all but the flushes only while the queue's iostats are on */
-	u64 read_sectors, written_sectors;
-	u64 slow, remapped;		/* of these, those that the owner handled, and that went straight to a spare */
-	u64 read_errors, write_errors;	/* operations of the fast lane that failed */
-	u64 failed_reads, failed_writes;	/* what the client was told */
+enum dmr_state { DMR_IS_LIVE = 1, DMR_IS_FROZEN = 2, DMR_IS_BUSY = 4 };
+
+struct dmr_shared {
+	/* Written by the Rust object whenever it was asked something; the view when the volume is assembled. */
+	struct dmr_view view;
+	struct dmr_target *target;
+	u64 timeout;			/* when a turn is due, on the clock of mono_ns; ~0: not at all */
+	u32 state;
+	u32 members;			/* bit n: device n is of the volume */
+	u32 device_of[DMR_DEVICES - 1];	/* which device is spare number n of the volume; 0: none */
+	u32 answers;			/* goes up when a message that took time has its answer */
+	u32 devices_given;		/* by the table line */
+	struct dmr_device devices[DMR_DEVICES];	/* slice and word */
+	/* By the shim. */
+	void *scratch;			/* what dmr_wait reads into, and writes */
+	u64 sectors;			/* of the table line */
+	u64 max_remaps;			/* of a table line that does not say */
+	u64 counts[DMR_COUNTS];		/* up to date for messages, status and figures */
+	char name[128];			/* of a volume that is adopted */
 };
 
-/* [owner] 0; -EBUSY: too many, ask again after an event; -EINVAL: behind the end. Ends with DMR_EVENT_REQUEST. */
-int dmr_submit(struct dmr_volume *v, struct dmr_now now, u64 cookie, u32 kind, u32 flags, u64 sector, u64 sectors);
-/* [owner] Exactly once for each operation that was taken. */
-void dmr_complete(struct dmr_volume *v, struct dmr_now now, u64 id, u32 fault);
-/* [owner] */
-void dmr_timeout(struct dmr_volume *v, struct dmr_now now);
-/* [owner] When to call dmr_timeout, on the clock of mono_ns; ~0: not at all. */
-u64 dmr_next_timeout(const struct dmr_volume *v);
-/* [owner] The next operation to carry out, in any order with others that are out. */
-bool dmr_poll_op(struct dmr_volume *v, struct dmr_now now, struct dmr_op *op);
-/* [owner] The next event; text for the log. */
-bool dmr_poll_event(struct dmr_volume *v, struct dmr_event *event, char *text, size_t room);
-/* [owner] An operation of the fast lane failed with a fault that does not blame the medium. */
-void dmr_report(struct dmr_volume *v, struct dmr_now now, u32 device, u32 fault);
-/* [owner] A flush that the fast lane passed on failed. */
-void dmr_report_flush(struct dmr_volume *v, struct dmr_now now, u32 device, u32 fault);
+/* ---- what the Rust object is asked; dmr_answer runs on the target's own stack ---- */
 
-enum dmr_state { DMR_IS_LIVE = 1, DMR_IS_IDLE = 2, DMR_IS_FROZEN = 4 };
-/* [owner] */
-u32 dmr_state(const struct dmr_volume *v);
+enum dmr_what {
+	DMR_PARSE,	/* [open] the words of a table line of the grammar `number`: makes the target and its devices; else the reason is in `text` */
+	DMR_REHEARSE,	/* [open] can it be assembled? Writes nothing, and looks only at spares that are not served now (bit n of `number`: device n is) */
+	DMR_ASSEMBLE,	/* [open] reads the metadata and starts the engine, or adopts a spare that holds nothing */
+	DMR_END,	/* [open] no operation is out, nobody holds the view: the volume goes */
+	DMR_FREE,	/* [open] and the target with it */
+	DMR_TURN,	/* [owner] takes what came in and hands on what comes out of it */
+	DMR_MESSAGE,	/* [owner] 0: the answer is in `text`; 1: it is being done as `ticket`: ask for its result */
+	DMR_RESULT,	/* [owner] of `ticket`: 0: the answer is in `text`; 1: not yet */
+	DMR_FORGET,	/* [owner] nobody waits for the answer of `ticket` any more */
+	DMR_STATUS,	/* [owner] the status line without the three words of device-mapper */
+	DMR_FIGURE,	/* [owner] the value of the figure of this name */
+	DMR_TUNE,	/* [owner] sets it: -EINVAL: no such value */
+	DMR_TABLE,	/* [open] the table line, with device-mapper's names of the devices */
+};
 
-/*
- * [owner] A message. 0: the answer is in `text`; 1: it is being done, DMR_EVENT_ANSWER with this ticket will come, then ask
- * dmr_answer. Every message has an answer; one that begins with "error:" was not done. `names` has two for each of the `spares` of
- * the table line: the word in it, and how device-mapper calls the device. Changes of the spares change the volume's shape: see dmr_shape.
- */
-int dmr_message(struct dmr_volume *v, struct dmr_now now, u32 argc, const char *const *argv, u32 spares,
-		const char *const *names, const struct dmr_lanes *lanes, u64 *ticket, char *text, size_t room);
-/* [owner] The answer to a message whose DMR_EVENT_ANSWER came. */
-void dmr_answer(struct dmr_volume *v, u64 ticket, char *text, size_t room);
-/* [owner] Nobody waits for the answer any more. */
-void dmr_forget(struct dmr_volume *v, u64 ticket);
-/* [owner] The status line without the three words of device-mapper; `main` and `spare` are how the devices are called. */
-void dmr_status(const struct dmr_volume *v, u32 form, const struct dmr_lanes *lanes, const char *main, const char *spare,
-		char *text, size_t room);
-
-/* ---- figures and tunables by name ---- */
+struct dmr_ask {
+	struct dmr *c;
+	struct dmr_shared *shared;
+	u64 mono_ns, unix_s;
+	u64 ticket;
+	const char *const *argv;
+	char *text;
+	u64 room;
+	u32 argc;
+	u32 what;
+	u32 number;
+	int result;			/* 0 or a negative errno, unless it says otherwise above */
+};
+void dmr_answer(struct dmr_ask *ask);
 
 /* [any] The name of the figure of this number, NULL behind the last; `tunable`: it can be set. */
 const char *dmr_figure_name(u32 number, bool *tunable);
-/* [owner] Its value, with a line end. */
-void dmr_figure(const struct dmr_volume *v, u32 number, const struct dmr_lanes *lanes, char *text, size_t room);
-/* [owner] 0, or -EINVAL: no such value. */
-int dmr_tune(struct dmr_volume *v, u32 number, const char *value);
 
 /* ---- what the Rust object calls ---- */
 
+struct dmr_op {
+	u64 sector;			/* on the device */
+	u64 sectors;
+	u64 cookie;			/* of the request whose bytes are meant, or 0 */
+	u64 offset;			/* byte offset in it */
+	void *bytes;			/* else these; valid until the operation ended */
+	u32 slot;			/* its name, below DMR_OPS */
+	u32 device;
+	u32 kind;
+	u32 flags;
+};
+
+enum dmr_input_kind { DMR_ENDED, DMR_FAULT, DMR_FLUSH_FAULT, DMR_REQUEST };
+
+struct dmr_input {
+	u64 cookie;			/* of a request */
+	u64 sector, sectors;
+	u32 is;				/* enum dmr_input_kind */
+	u32 kind, flags;		/* of a request */
+	u32 number;			/* slot of an operation that ended; device on which a bio of the fast lane failed */
+	int error;
+};
+
+enum dmr_level { DMR_ERR, DMR_WARN, DMR_INFO, DMR_DEBUG };
+
+/* [owner] What came in, once each: operations that ended, then faults that do not blame the medium, then (if wanted) requests. */
+bool dmr_next(struct dmr *c, struct dmr_input *input, bool requests);
+/* [owner] Begins an operation, in any order with others that are out. */
+void dmr_begin(struct dmr *c, const struct dmr_op *op);
+/* [owner] The request has ended. */
+void dmr_end_request(struct dmr *c, u64 cookie, int error);
+/* News for the log; `tell`: waiters for dm events want to hear of it. */
+void dmr_log(struct dmr *c, u32 level, bool tell, const char *text);
+/* [open] Reads sectors of the slice into the scratch memory, or writes it (durable before it returns). */
+int dmr_wait(struct dmr *c, u32 device, u64 sector, u32 bytes, bool write);
+
+void dmr_random(void *bytes, size_t len);
 void *dmr_alloc(size_t bytes, size_t align);
 void dmr_dealloc(void *memory);
 void dmr_panic(const char *text, size_t bytes, const char *file, size_t file_bytes, u32 line);

@@ -1,110 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Operations on devices: bios of our own, their faults, and what assembly reads and writes. */
+/* Operations on devices: bios of our own, their errors, and what assembly reads and writes. */
 
 #include <linux/mm.h>
-#include <linux/slab.h>
 #include <linux/vmalloc.h>
 #include "shim.h"
 
-#ifndef BLK_STS_NEXUS
-#define BLK_STS_NEXUS BLK_STS_RESV_CONFLICT
-#endif
+#define DMR_CHUNK_PAGES 128		/* pages of a bio of our own */
 
-/* What a status says of an operation on this device. The only place where the two meet. */
-u32 dmr_fault_of(struct block_device *bdev, blk_status_t status)
+/* The block layer's own table says what a status means. */
+int dmr_error_of(struct block_device *bdev, blk_status_t status)
 {
-	switch (status) {
-	case BLK_STS_OK:
-		return DMR_OK;
-	case BLK_STS_MEDIUM:
-		return DMR_MEDIUM;
-	case BLK_STS_PROTECTION:
-		return DMR_PROTECTION;
-	case BLK_STS_TRANSPORT:
-	case BLK_STS_NEXUS:
-		return DMR_TRANSPORT;
-	case BLK_STS_TIMEOUT:
-		return DMR_TIMEOUT;
-	case BLK_STS_OFFLINE:
-		return DMR_GONE;
-	case BLK_STS_NOSPC:
-		return DMR_NOSPACE;
-	case BLK_STS_NOTSUPP:
-		return DMR_UNSUPPORTED;
-	case BLK_STS_RESOURCE:
-	case BLK_STS_DEV_RESOURCE:
-	case BLK_STS_AGAIN:
-		return DMR_NOMEMORY;
-	default:
-		/* A device that was pulled fails what is out with an error that says nothing. */
-		if (blk_queue_dying(bdev_get_queue(bdev)) || !bdev_nr_sectors(bdev))
-			return DMR_GONE;
-		return DMR_UNKNOWN;
-	}
-}
+	int error = blk_status_to_errno(status);
 
-/* What the client is told. A lost sector is EIO, as from a disk, and not ENODATA, which file systems take for something else. */
-blk_status_t dmr_status_of(u32 fault)
-{
-	switch (fault) {
-	case DMR_OK:
-		return BLK_STS_OK;
-	case DMR_PROTECTION:
-		return BLK_STS_PROTECTION;
-	case DMR_TRANSPORT:
-		return BLK_STS_TRANSPORT;
-	case DMR_TIMEOUT:
-		return BLK_STS_TIMEOUT;
-	case DMR_NOSPACE:
-		return BLK_STS_NOSPC;
-	case DMR_UNSUPPORTED:
-		return BLK_STS_NOTSUPP;
-	case DMR_NOMEMORY:
-		return BLK_STS_RESOURCE;
-	default:
-		return BLK_STS_IOERR;
-	}
-}
-
-static unsigned int dmr_pages(const void *bytes, size_t len)
-{
-	return DIV_ROUND_UP(offset_in_page(bytes) + len, PAGE_SIZE);
-}
-
-/* Bytes from the allocator, wherever they are. The bio has room for their pages. */
-static void dmr_add_bytes(struct bio *bio, const void *bytes, size_t len)
-{
-	while (len) {
-		struct page *page = is_vmalloc_addr(bytes) ? vmalloc_to_page(bytes) : virt_to_page(bytes);
-		unsigned int part = min_t(size_t, len, PAGE_SIZE - offset_in_page(bytes));
-
-		__bio_add_page(bio, page, part, offset_in_page(bytes));
-		bytes += part;
-		len -= part;
-	}
-}
-
-static struct block_device *dmr_device(struct dmr *c, u32 device, sector_t *start)
-{
-	u32 given;
-
-	*start = 0;
-	if (device == DMR_MAIN)
-		return c->main->bdev;
-	given = device <= DMR_MAX_SPARES ? c->given[device - 1] : ~0;
-	if (given >= c->table.spares)
-		return NULL;
-	*start = c->spares[given].start;
-	return c->spares[given].dev->bdev;
+	/* A device that was pulled fails what is out with an error that says nothing. */
+	if (error == -EIO && (blk_queue_dying(bdev_get_queue(bdev)) || !bdev_nr_sectors(bdev)))
+		return -ENODEV;
+	return error;
 }
 
 /* Any context. */
 void dmr_ended(struct dmr_io *io)
 {
-	struct dmr *c = io->c;
-
-	llist_add(&io->done, &c->done);
-	dmr_kick(c);
+	llist_add(&io->done, &io->c->done);
+	dmr_kick(io->c);
 }
 
 static void dmr_bio_ended(struct bio *bio)
@@ -116,85 +34,78 @@ static void dmr_bio_ended(struct bio *bio)
 	dmr_ended(io);
 }
 
+/* A bio with bytes from the allocator, wherever they are; NULL: zeroes. */
+static struct bio *dmr_bytes_bio(struct block_device *bdev, const void *bytes, size_t len, blk_opf_t opf, struct bio_set *bios)
+{
+	struct bio *bio = bio_alloc_bioset(bdev, DIV_ROUND_UP(offset_in_page(bytes) + len, PAGE_SIZE), opf, GFP_NOIO, bios);
+	struct page *page = ZERO_PAGE(0);
+	unsigned int part;
+
+	for (; len; len -= part) {
+		part = min_t(size_t, len, PAGE_SIZE - offset_in_page(bytes));
+		if (bytes)
+			page = is_vmalloc_addr(bytes) ? vmalloc_to_page(bytes) : virt_to_page(bytes);
+		__bio_add_page(bio, page, part, offset_in_page(bytes));
+		if (bytes)
+			bytes += part;
+	}
+	return bio;
+}
+
+/* A bio with the bytes of a request from a byte offset on. */
+static struct bio *dmr_request_bio(struct block_device *bdev, struct bio *held, size_t at, blk_opf_t opf, struct bio_set *bios)
+{
+	struct bio *bio = bio_alloc_clone(bdev, held, GFP_NOIO, bios);
+
+	if (!bio)
+		return NULL;
+	bio_set_dev(bio, bdev);		/* the held one may have been moved to its partition's place */
+	bio->bi_opf = opf;
+	bio->bi_iter = dmr_bio(held)->iter;
+	if (at)
+		bio_advance(bio, at);
+	return bio;
+}
+
 /* A bio for the next sectors of the operation. */
 static struct bio *dmr_make_bio(struct dmr_io *io, struct block_device *bdev)
 {
-	struct dmr_op *op = &io->op;
-	struct dmr *c = io->c;
-	u64 left = op->sectors - io->sectors_done;
-	u64 most = DMR_CHUNK_PAGES * PAGE_SECTORS;
-	blk_opf_t opf = (op->kind == DMR_READ ? REQ_OP_READ : REQ_OP_WRITE) | REQ_SYNC;
+	const struct dmr_op *op = &io->op;
+	struct bio_set *bios = &io->c->bios;
 	size_t at = op->offset + (io->sectors_done << SECTOR_SHIFT);
-	const void *bytes = op->bytes;
+	blk_opf_t opf = REQ_SYNC | (op->flags & DMR_FUA ? REQ_FUA : 0);
 	struct bio *bio;
 
-	if (op->flags & DMR_FUA)
-		opf |= REQ_FUA;
+	io->sectors_out = op->sectors - io->sectors_done;
 	if (op->kind == DMR_FLUSH)
-		return bio_alloc_bioset(bdev, 0, REQ_OP_WRITE | REQ_PREFLUSH | REQ_SYNC, GFP_NOIO, &c->bios);
+		return bio_alloc_bioset(bdev, 0, REQ_OP_WRITE | REQ_PREFLUSH | REQ_SYNC, GFP_NOIO, bios);
 	if (op->kind == DMR_ZEROES && !io->plain_zeroes) {
-		io->sectors_out = min_t(u64, left, UINT_MAX >> SECTOR_SHIFT);
-		opf = REQ_OP_WRITE_ZEROES | REQ_SYNC | (op->flags & DMR_FUA ? REQ_FUA : 0) |
-		      (op->flags & DMR_UNMAP ? 0 : REQ_NOUNMAP);
-		bio = bio_alloc_bioset(bdev, 0, opf, GFP_NOIO, &c->bios);
-		bio->bi_iter.bi_size = io->sectors_out << SECTOR_SHIFT;
-		return bio;
+		opf |= REQ_OP_WRITE_ZEROES | (op->flags & DMR_UNMAP ? 0 : REQ_NOUNMAP);
+		io->sectors_out = min_t(u64, io->sectors_out, UINT_MAX >> SECTOR_SHIFT);
+		bio = bio_alloc_bioset(bdev, 0, opf, GFP_NOIO, bios);
+	} else {
+		opf |= op->kind == DMR_READ ? REQ_OP_READ : REQ_OP_WRITE;
+		if (op->cookie) {
+			bio = dmr_request_bio(bdev, (struct bio *)(unsigned long)op->cookie, at, opf, bios);
+		} else {
+			io->sectors_out = min_t(u64, io->sectors_out, DMR_CHUNK_PAGES * PAGE_SECTORS);
+			bio = dmr_bytes_bio(bdev, op->bytes ? op->bytes + at : NULL, io->sectors_out << SECTOR_SHIFT, opf, bios);
+		}
 	}
-	if (op->source == DMR_REQUEST) {
-		struct bio *held = (struct bio *)(unsigned long)op->cookie;
-
-		io->sectors_out = left;
-		bio = bio_alloc_clone(bdev, held, GFP_NOIO, &c->bios);
-		bio_set_dev(bio, bdev);		/* the held one may have been moved to its partition's place */
-		bio->bi_opf = opf;
-		bio->bi_iter = dmr_bio(held)->iter;
-		if (at)
-			bio_advance(bio, at);
-		bio->bi_iter.bi_size = left << SECTOR_SHIFT;
-		return bio;
-	}
-	io->sectors_out = min(left, most);
-	if (op->kind == DMR_ZEROES) {
-		bio = bio_alloc_bioset(bdev, DIV_ROUND_UP(io->sectors_out, PAGE_SECTORS), opf, GFP_NOIO, &c->bios);
-		for (left = io->sectors_out; left; left -= min_t(u64, left, PAGE_SECTORS))
-			__bio_add_page(bio, ZERO_PAGE(0), min_t(u64, left, PAGE_SECTORS) << SECTOR_SHIFT, 0);
-		return bio;
-	}
-	if (op->source == DMR_BOUNCE) {
-		/* One block is at most 64 KiB; of order 3 and below the allocator does not refuse. */
-		if (!c->bounce[op->cookie])
-			c->bounce[op->cookie] = kmalloc(c->block_size, GFP_NOIO);
-		bytes = c->bounce[op->cookie];
-		if (!bytes)
-			return NULL;
-	}
-	bytes += at;
-	bio = bio_alloc_bioset(bdev, dmr_pages(bytes, io->sectors_out << SECTOR_SHIFT), opf, GFP_NOIO, &c->bios);
-	dmr_add_bytes(bio, bytes, io->sectors_out << SECTOR_SHIFT);
+	if (!bio)
+		return NULL;
+	bio->bi_iter.bi_size = io->sectors_out << SECTOR_SHIFT;
+	bio->bi_iter.bi_sector = io->c->shared.devices[op->device].start + op->sector + io->sectors_done;
 	return bio;
 }
 
 /* Owner. Begins the operation, or the rest of it. */
-void dmr_begin(struct dmr_io *io)
+static void dmr_go(struct dmr_io *io)
 {
-	struct dmr_op *op = &io->op;
-	struct block_device *bdev;
+	struct block_device *bdev = io->c->devs[io->op.device]->bdev;
 	struct bio *bio;
-	sector_t start;
 
-	if (op->kind == DMR_GRACE) {
-		list_add_tail(&io->list, &io->c->graces);
-		dmr_kick(io->c);
-		return;
-	}
-	bdev = dmr_device(io->c, op->device, &start);
-	if (!bdev || op->kind == DMR_DISCARD) {
-		io->status = bdev ? BLK_STS_OK : BLK_STS_OFFLINE;
-		io->sectors_out = op->sectors;
-		dmr_ended(io);
-		return;
-	}
-	if (op->kind == DMR_ZEROES && !bdev_write_zeroes_sectors(bdev))
+	if (io->op.kind == DMR_ZEROES && !bdev_write_zeroes_sectors(bdev))
 		io->plain_zeroes = true;
 	bio = dmr_make_bio(io, bdev);
 	if (!bio) {
@@ -202,88 +113,48 @@ void dmr_begin(struct dmr_io *io)
 		dmr_ended(io);
 		return;
 	}
-	if (op->kind != DMR_FLUSH)
-		bio->bi_iter.bi_sector = start + op->sector + io->sectors_done;
 	bio->bi_end_io = dmr_bio_ended;
 	bio->bi_private = io;
 	submit_bio(bio);
 }
 
-/* Owner. A part of the operation ended: is there more to do? Else how did it end? */
-bool dmr_goes_on(struct dmr_io *io, u32 *fault)
+void dmr_begin(struct dmr *c, const struct dmr_op *op)
 {
-	struct dmr_op *op = &io->op;
-	struct block_device *bdev;
-	sector_t start;
+	struct dmr_io *io = &c->ios[op->slot];
 
-	*fault = DMR_OK;
+	*io = (struct dmr_io){ .c = c, .op = *op };
 	if (op->kind == DMR_GRACE)
-		return false;
-	bdev = dmr_device(io->c, op->device, &start);
-	*fault = bdev ? dmr_fault_of(bdev, io->status) : DMR_GONE;
-	if (op->kind == DMR_ZEROES && *fault == DMR_UNSUPPORTED && !io->plain_zeroes) {
+		list_add_tail(&io->list, &c->graces);
+	else
+		dmr_go(io);
+}
+
+/* Owner. A part of the operation ended. False: that was all, and `error` says how it ended. */
+bool dmr_goes_on(struct dmr_io *io, int *error)
+{
+	*error = dmr_error_of(io->c->devs[io->op.device]->bdev, io->status);
+	if (io->op.kind == DMR_ZEROES && *error == -EOPNOTSUPP && !io->plain_zeroes) {
 		io->plain_zeroes = true;
-		return true;
+	} else {
+		io->sectors_done += io->sectors_out;
+		if (*error || io->op.kind >= DMR_FLUSH || io->sectors_done >= io->op.sectors)
+			return false;
 	}
-	if (*fault != DMR_OK || op->kind == DMR_FLUSH)
-		return false;
-	io->sectors_done += io->sectors_out;
-	return io->sectors_done < op->sectors;
+	dmr_go(io);
+	return true;
 }
 
-/* ---- assembly: nothing is in service, everything waits ---- */
-
-static u32 dmr_wait_for(struct dmr *c, u32 device, u64 offset, size_t bytes, blk_opf_t opf)
+/* Assembly: nothing is in service, everything waits. */
+int dmr_wait(struct dmr *c, u32 device, u64 sector, u32 bytes, bool write)
 {
-	struct block_device *bdev = c->main->bdev;
-	struct bio *bio;
-	sector_t start = 0;
-	u32 fault;
+	struct block_device *bdev = c->devs[device]->bdev;
+	blk_opf_t opf = write ? REQ_OP_WRITE | REQ_SYNC | REQ_PREFLUSH | REQ_FUA : REQ_OP_READ | REQ_SYNC;
+	struct bio *bio = dmr_bytes_bio(bdev, c->shared.scratch, bytes, opf, &c->bios);
+	int error;
 
-	if (device != DMR_MAIN) {	/* here by its place in the table line */
-		bdev = c->spares[device - 1].dev->bdev;
-		start = c->spares[device - 1].start;
-	}
-	bio = bio_alloc(bdev, dmr_pages(c->scratch, bytes), opf, GFP_KERNEL);
-	bio->bi_iter.bi_sector = start + (offset >> SECTOR_SHIFT);
-	dmr_add_bytes(bio, c->scratch, bytes);
+	bio->bi_iter.bi_sector = c->shared.devices[device].start + sector;
 	submit_bio_wait(bio);
-	fault = dmr_fault_of(bdev, bio->bi_status);
+	error = dmr_error_of(bdev, bio->bi_status);
 	bio_put(bio);
-	return fault;
-}
-
-u32 dmr_read_device(void *context, u32 device, u64 offset, void *into, size_t bytes)
-{
-	struct dmr *c = context;
-
-	while (bytes) {
-		size_t part = min_t(size_t, bytes, DMR_SCRATCH);
-		u32 fault = dmr_wait_for(c, device, offset, part, REQ_OP_READ | REQ_SYNC);
-
-		if (fault != DMR_OK)
-			return fault;
-		memcpy(into, c->scratch, part);
-		into += part;
-		offset += part;
-		bytes -= part;
-	}
-	return DMR_OK;
-}
-
-u32 dmr_zero_device(void *context, u32 device, u64 offset, size_t bytes)
-{
-	struct dmr *c = context;
-
-	memset(c->scratch, 0, DMR_SCRATCH);
-	while (bytes) {
-		size_t part = min_t(size_t, bytes, DMR_SCRATCH);
-		u32 fault = dmr_wait_for(c, device, offset, part, REQ_OP_WRITE | REQ_SYNC | REQ_PREFLUSH | REQ_FUA);
-
-		if (fault != DMR_OK)
-			return fault;
-		offset += part;
-		bytes -= part;
-	}
-	return DMR_OK;
+	return error;
 }

@@ -11,7 +11,7 @@
 /* ---- who is under way ---- */
 
 /* The caller is not preempted before it has looked up. */
-static __always_inline unsigned int dmr_enter(struct dmr *c)
+static __always_inline unsigned int dmr_count_in(struct dmr *c)
 {
 	/* Whoever sees an epoch sees all moves that were published before it began. */
 	unsigned int epoch = smp_load_acquire(&c->epoch);
@@ -20,7 +20,7 @@ static __always_inline unsigned int dmr_enter(struct dmr *c)
 	return epoch;
 }
 
-static __always_inline void dmr_leave(struct dmr *c, unsigned int epoch)
+static __always_inline void dmr_count_out(struct dmr *c, unsigned int epoch)
 {
 	/* On x86 a store is not seen before what this cpu did in front of it: what the bio did is over. */
 	barrier();
@@ -95,7 +95,7 @@ static void dmr_hold(struct dmr *c, struct bio *bio, u64 sector, const struct bv
 	if (b->kind == DMR_ZEROES && !(bio->bi_opf & REQ_NOUNMAP))
 		b->flags |= DMR_UNMAP;
 	bio->bi_private = NULL;
-	atomic64_inc(&c->slow);
+	atomic64_inc(&c->counts[DMR_SLOW]);
 	spin_lock_irqsave(&c->incoming_lock, irq);
 	bio_list_add(&c->incoming, bio);
 	spin_unlock_irqrestore(&c->incoming_lock, irq);
@@ -121,22 +121,22 @@ static int dmr_map_flush(struct dmr *c, struct bio *bio)
 {
 	unsigned int device = dm_bio_get_target_bio_nr(bio);
 
-	if (!device)
-		atomic64_inc(&c->flushes);
-	else if (READ_ONCE(c->spares[device - 1].number) == ~0) {	/* not, or no longer, of the volume */
+	if (device == DMR_MAIN) {
+		atomic64_inc(&c->counts[DMR_FLUSHES]);
+	} else if (!(READ_ONCE(c->shared.members) >> device & 1)) {	/* not, or no longer, of the volume */
 		bio->bi_private = NULL;
 		bio_endio(bio);
 		return DM_MAPIO_SUBMITTED;
 	}
 	bio->bi_private = dmr_ticket(1, 0, device, 0);
-	bio_set_dev(bio, device ? c->spares[device - 1].dev->bdev : c->main->bdev);
+	bio_set_dev(bio, c->devs[device]->bdev);
 	return DM_MAPIO_REMAPPED;
 }
 
 /* Whatever is not a read or a write of the main device. */
 static noinline int dmr_map_other(struct dmr *c, struct bio *bio, u64 sector)
 {
-	u32 sectors = bio_sectors(bio), kind, given;
+	u32 sectors = bio_sectors(bio), kind, device;
 	struct dmr_place place;
 	unsigned int counted;
 
@@ -148,8 +148,8 @@ static noinline int dmr_map_other(struct dmr *c, struct bio *bio, u64 sector)
 	if (kind != DMR_DISCARD)	/* those are not asked for again if they fail */
 		sectors = min_t(u32, sectors, DMR_TICKET_SECTORS);
 	preempt_disable();
-	counted = DMR_COUNTED | dmr_enter(c);
-	place = dmr_map(c->view.lookup, sector, sectors, kind);
+	counted = DMR_COUNTED | dmr_count_in(c);
+	place = dmr_map(c->shared.view.lookup, sector, sectors, kind);
 	preempt_enable();
 	if (place.sectors < bio_sectors(bio))
 		dm_accept_partial_bio(bio, place.sectors);
@@ -158,18 +158,18 @@ static noinline int dmr_map_other(struct dmr *c, struct bio *bio, u64 sector)
 		dmr_bio(bio)->iter = bio->bi_iter;
 		sectors = DMR_KEPT;
 	}
-	if (place.kind == DMR_PLACE_MAIN)
-		return dmr_send(bio, c->main->bdev, place.sector, dmr_ticket(sector, sectors, DMR_MAIN, counted));
-	if (place.kind == DMR_PLACE_SPARE) {
-		given = READ_ONCE(c->given[place.device - 1]);
-		if (likely(given < c->table.spares)) {
+	if (place.lane == DMR_LANE_MAIN)
+		return dmr_send(bio, c->main, place.sector, dmr_ticket(sector, sectors, DMR_MAIN, counted));
+	if (place.lane == DMR_LANE_SPARE) {
+		device = READ_ONCE(c->shared.device_of[place.spare]);
+		if (likely(device)) {
 			this_cpu_inc(c->cpu->remapped);
-			return dmr_send(bio, c->spares[given].dev->bdev, c->spares[given].start + place.sector,
-					dmr_ticket(sector, sectors, given + 1, counted));
+			return dmr_send(bio, c->devs[device]->bdev, c->shared.devices[device].start + place.sector,
+					dmr_ticket(sector, sectors, device, counted));
 		}
 	}
-	dmr_leave(c, counted & DMR_EPOCH);
-	if (place.kind == DMR_PLACE_NOTHING) {
+	dmr_count_out(c, counted & DMR_EPOCH);
+	if (place.lane == DMR_LANE_NOBODY) {
 		bio->bi_private = NULL;
 		bio_endio(bio);
 	} else {
@@ -189,19 +189,19 @@ int dmr_target_map(struct dm_target *ti, struct bio *bio)
 	if (unlikely(what > REQ_OP_WRITE || sectors > DMR_TICKET_SECTORS || dmr_is_part(bio)))
 		return dmr_map_other(c, bio, sector);
 	if (what == REQ_OP_READ) {	/* of the main device: no move has to wait for it */
-		if (!dmr_is_on_main(&c->view, sector, sectors))
+		if (!dmr_is_on_main(&c->shared.view, sector, sectors))
 			return dmr_map_other(c, bio, sector);
-		return dmr_send(bio, c->main->bdev, sector, dmr_ticket(sector, sectors, DMR_MAIN, 0));
+		return dmr_send(bio, c->main, sector, dmr_ticket(sector, sectors, DMR_MAIN, 0));
 	}
 	preempt_disable();
-	counted = DMR_COUNTED | dmr_enter(c);
-	if (unlikely(!dmr_is_on_main(&c->view, sector, sectors))) {
-		dmr_leave(c, counted & DMR_EPOCH);
+	counted = DMR_COUNTED | dmr_count_in(c);
+	if (unlikely(!dmr_is_on_main(&c->shared.view, sector, sectors))) {
+		dmr_count_out(c, counted & DMR_EPOCH);
 		preempt_enable();
 		return dmr_map_other(c, bio, sector);
 	}
 	preempt_enable();
-	return dmr_send(bio, c->main->bdev, sector, dmr_ticket(sector, sectors, DMR_MAIN, counted));
+	return dmr_send(bio, c->main, sector, dmr_ticket(sector, sectors, DMR_MAIN, counted));
 }
 
 /* ---- the end ---- */
@@ -212,33 +212,28 @@ static noinline int dmr_failed(struct dmr *c, struct bio *bio, unsigned long tic
 	/* As it came: how far the device has moved the bio's own one on says nothing for sure. */
 	struct bvec_iter iter = { .bi_size = sectors << SECTOR_SHIFT };
 	bool read = bio_op(bio) == REQ_OP_READ;
-	u32 fault;
 
 	/* It was the owner's, or whoever must not wait is told to come again. */
 	if (!ticket || *error == BLK_STS_AGAIN)
 		return DM_ENDIO_DONE;
 	bio->bi_private = NULL;
-	fault = dmr_fault_of(device ? c->spares[device - 1].dev->bdev : c->main->bdev, *error);
-	if (!sectors) {
-		set_bit(fault, &c->flush_faults[device]);
-		dmr_kick(c);
-		return DM_ENDIO_DONE;
-	}
-	if (bio_op(bio) == REQ_OP_DISCARD) {	/* a hint */
+	if (sectors && bio_op(bio) == REQ_OP_DISCARD) {	/* a hint */
 		if (*error != BLK_STS_NOTSUPP)
 			*error = BLK_STS_OK;
 		return DM_ENDIO_DONE;
 	}
-	atomic64_inc(read ? &c->read_errors : &c->write_errors);
-	if (dmr_blames_medium(fault)) {
-		if (sectors == DMR_KEPT)
-			iter = dmr_bio(bio)->iter;
-		/* Whether it was to be durable at once may be forgotten by now (devices without a cache drop the flag). */
-		dmr_hold(c, bio, ticket >> 22, &iter, DMR_FUA);
-		return DM_ENDIO_INCOMPLETE;
+	if (sectors) {
+		atomic64_inc(&c->counts[read ? DMR_READ_ERRORS : DMR_WRITE_ERRORS]);
+		if (dmr_blames_medium(dmr_error_of(c->devs[device]->bdev, *error))) {
+			if (sectors == DMR_KEPT)
+				iter = dmr_bio(bio)->iter;
+			/* Whether it was to be durable at once may be forgotten by now (devices without a cache drop the flag). */
+			dmr_hold(c, bio, ticket >> 22, &iter, DMR_FUA);
+			return DM_ENDIO_INCOMPLETE;
+		}
+		atomic64_inc(&c->counts[read ? DMR_FAILED_READS : DMR_FAILED_WRITES]);
 	}
-	atomic64_inc(read ? &c->failed_reads : &c->failed_writes);
-	set_bit(fault, &c->faults[device]);
+	set_bit(device * 64 + (sectors ? 0 : 32) + min_t(u32, (__force u32)*error, 31), c->faults);
 	dmr_kick(c);
 	return DM_ENDIO_DONE;
 }
@@ -248,50 +243,26 @@ int dmr_target_end_io(struct dm_target *ti, struct bio *bio, blk_status_t *error
 	unsigned long ticket = (unsigned long)bio->bi_private;
 
 	if (ticket & DMR_COUNTED)
-		dmr_leave(ti->private, ticket & DMR_EPOCH);
+		dmr_count_out(ti->private, ticket & DMR_EPOCH);
 	if (likely(*error == BLK_STS_OK))
 		return DM_ENDIO_DONE;
 	return dmr_failed(ti->private, bio, ticket, error);
 }
 
-/* ---- what was counted ---- */
-
-/* What device-mapper counts by itself, for each part of a bio. */
-static void dmr_asked(struct dmr *c, struct dmr_lanes *sum)
+/* What was counted until now, here and by device-mapper itself (for each part of a bio). */
+void dmr_count(struct dmr *c)
 {
-	struct block_device *disk = dm_disk(dm_table_get_md(c->ti->table))->part0;
+	struct block_device *disk = dmr_disk(c)->part0;
+	u64 *counts = c->shared.counts;
+	int i;
 
-	sum->reads = part_stat_read(disk, ios[STAT_READ]);
-	sum->writes = part_stat_read(disk, ios[STAT_WRITE]);
-	sum->discards = part_stat_read(disk, ios[STAT_DISCARD]);
-	sum->read_sectors = part_stat_read(disk, sectors[STAT_READ]);
-	sum->written_sectors = part_stat_read(disk, sectors[STAT_WRITE]);
-}
-
-void dmr_sum_lanes(struct dmr *c, struct dmr_lanes *sum)
-{
-	int cpu;
-
-	*sum = (struct dmr_lanes){
-		.flushes = atomic64_read(&c->flushes),
-		.slow = atomic64_read(&c->slow),
-		.read_errors = atomic64_read(&c->read_errors),
-		.write_errors = atomic64_read(&c->write_errors),
-		.failed_reads = atomic64_read(&c->failed_reads),
-		.failed_writes = atomic64_read(&c->failed_writes),
-	};
-	dmr_asked(c, sum);
-	sum->reads -= c->before.reads;
-	sum->discards -= c->before.discards;
-	sum->read_sectors -= c->before.read_sectors;
-	sum->written_sectors -= c->before.written_sectors;
-	sum->writes -= c->before.writes;
-	sum->writes -= min(sum->writes, sum->flushes);	/* it counts flushes as writes too */
-	for_each_possible_cpu(cpu)
-		sum->remapped += READ_ONCE(per_cpu_ptr(c->cpu, cpu)->remapped);
-}
-
-void dmr_count_from_here(struct dmr *c)
-{
-	dmr_asked(c, &c->before);
+	for (i = 0; i < DMR_COUNTS; i++)
+		counts[i] = atomic64_read(&c->counts[i]);
+	counts[DMR_READS] = part_stat_read(disk, ios[STAT_READ]);
+	counts[DMR_WRITES] = part_stat_read(disk, ios[STAT_WRITE]);
+	counts[DMR_DISCARDS] = part_stat_read(disk, ios[STAT_DISCARD]);
+	counts[DMR_READ_SECTORS] = part_stat_read(disk, sectors[STAT_READ]);
+	counts[DMR_WRITTEN_SECTORS] = part_stat_read(disk, sectors[STAT_WRITE]);
+	for_each_possible_cpu(i)
+		counts[DMR_REMAPPED] += READ_ONCE(per_cpu_ptr(c->cpu, i)->remapped);
 }

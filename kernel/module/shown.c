@@ -2,16 +2,14 @@
 /* What is shown outside of device-mapper's own interface: sysfs, debugfs, module parameters. Which figures there are the Rust object knows. */
 
 #include <linux/debugfs.h>
-#include <linux/fs.h>
 #include <linux/module.h>
 #include <linux/sched/mm.h>
 #include <linux/seq_file.h>
-#include <linux/slab.h>
+#include <linux/string.h>
 #include <linux/uaccess.h>
 #include "shim.h"
 
 #define DMR_MAX_FIGURES 64
-#define DMR_VALUE 64
 #define DMR_COMMAND 1024
 
 /* ---- sysfs: /sys/block/dm-N/remap/, one value in a file ---- */
@@ -26,12 +24,12 @@ static struct dmr *dmr_shown(struct gendisk *disk)
 	struct dmr *c;
 
 	list_for_each_entry(c, &dmr_targets, list)
-		if (c->shown && dm_disk(dm_table_get_md(c->ti->table)) == disk)
+		if (c->shown && dmr_disk(c) == disk)
 			return c;
 	return NULL;
 }
 
-static ssize_t dmr_attribute_show(struct device *dev, struct device_attribute *attribute, char *page)
+static int dmr_ask_disk(struct device *dev, struct dmr_ask *ask)
 {
 	struct dmr *c;
 	int r = -ENODEV;
@@ -39,26 +37,24 @@ static ssize_t dmr_attribute_show(struct device *dev, struct device_attribute *a
 	mutex_lock(&dmr_targets_lock);
 	c = dmr_shown(dev_to_disk(dev));
 	if (c)
-		r = dmr_tell_figure(c, attribute - dmr_attributes, page, DMR_VALUE);
+		r = dmr_ask(c, ask);
 	mutex_unlock(&dmr_targets_lock);
-	return r ?: strlen(page);
+	return r;
+}
+
+static ssize_t dmr_attribute_show(struct device *dev, struct device_attribute *attribute, char *page)
+{
+	struct dmr_ask ask = { .what = DMR_FIGURE, .argc = 1, .argv = &attribute->attr.name, .text = page, .room = PAGE_SIZE };
+
+	return dmr_ask_disk(dev, &ask) ?: strlen(page);
 }
 
 static ssize_t dmr_attribute_store(struct device *dev, struct device_attribute *attribute, const char *page, size_t count)
 {
-	char value[DMR_VALUE];
-	struct dmr *c;
-	int r = -ENODEV;
+	const char *words[] = { attribute->attr.name, page };
+	struct dmr_ask ask = { .what = DMR_TUNE, .argc = 2, .argv = words };
 
-	if (count >= sizeof(value))
-		return -EINVAL;
-	strscpy(value, page, sizeof(value));
-	mutex_lock(&dmr_targets_lock);
-	c = dmr_shown(dev_to_disk(dev));
-	if (c)
-		r = dmr_set_figure(c, attribute - dmr_attributes, strim(value));
-	mutex_unlock(&dmr_targets_lock);
-	return r ?: count;
+	return dmr_ask_disk(dev, &ask) ?: count;
 }
 
 /*
@@ -67,7 +63,7 @@ static ssize_t dmr_attribute_store(struct device *dev, struct device_attribute *
  */
 int dmr_show_volume(struct dmr *c)
 {
-	struct gendisk *disk = dm_disk(dm_table_get_md(c->ti->table));
+	struct gendisk *disk = dmr_disk(c);
 	unsigned int noio = memalloc_noio_save();
 	struct dmr *before;
 	int r = 0;
@@ -90,7 +86,7 @@ int dmr_show_volume(struct dmr *c)
 void dmr_hide_volume(struct dmr *c)
 {
 	if (c->shown)
-		sysfs_remove_group(&disk_to_dev(dm_disk(dm_table_get_md(c->ti->table)))->kobj, &dmr_group);
+		sysfs_remove_group(&disk_to_dev(dmr_disk(c))->kobj, &dmr_group);
 	c->shown = false;
 }
 
@@ -100,86 +96,61 @@ static struct dentry *dmr_folder;
 static DEFINE_MUTEX(dmr_control_lock);
 static char dmr_said[DMR_COMMAND];	/* to the last command, under dmr_control_lock */
 
-/* dmr_targets_lock held. */
-static bool dmr_uses(struct dmr *c, const struct block_device *bdev)
+static bool dmr_is_used(dev_t id)
 {
+	bool used = false;
 	unsigned int i;
-
-	for (i = 0; i < c->table.spares; i++)
-		if (c->spares[i].dev->bdev == bdev)
-			return true;
-	return c->main->bdev == bdev;
-}
-
-static int dmr_add_device(const char *path, struct file **file, struct block_device **bdev)
-{
 	struct dmr *c;
-	int r = 0;
 
-	*file = filp_open(path, O_RDONLY | O_LARGEFILE, 0);
-	if (IS_ERR(*file)) {
-		snprintf(dmr_said, sizeof(dmr_said), "error: %s cannot be opened (%ld)\n", path, PTR_ERR(*file));
-		return PTR_ERR(*file);
-	}
-	if (!S_ISBLK(file_inode(*file)->i_mode)) {
-		snprintf(dmr_said, sizeof(dmr_said), "error: %s is no block device\n", path);
-		r = -ENOTBLK;
-	} else {
-		*bdev = I_BDEV((*file)->f_mapping->host);
-		mutex_lock(&dmr_targets_lock);
-		list_for_each_entry(c, &dmr_targets, list)
-			if (c->in_service && dmr_uses(c, *bdev))
-				r = -EBUSY;
-		mutex_unlock(&dmr_targets_lock);
-		if (r)
-			snprintf(dmr_said, sizeof(dmr_said), "error: %s is in use by a volume in service\n", path);
-	}
-	if (r)
-		filp_close(*file, NULL);
-	return r;
+	mutex_lock(&dmr_targets_lock);
+	list_for_each_entry(c, &dmr_targets, list)
+		for (i = 0; c->in_service && i < c->shared.devices_given; i++)
+			used |= c->shared.devices[i].id == id;
+	mutex_unlock(&dmr_targets_lock);
+	return used;
 }
 
 /* A module cannot make a device of device-mapper: it says how that is done. */
-static int dmr_control_add(const char *main, const char *spare)
+static int dmr_control_add(char **paths)
 {
-	struct block_device *main_bdev, *spare_bdev;
-	struct file *main_file, *spare_file;
-	int r;
+	dev_t ids[2] = { 0, 0 };
+	const char *why = NULL;
+	int i;
 
-	r = dmr_add_device(main, &main_file, &main_bdev);
-	if (r)
-		return r;
-	r = dmr_add_device(spare, &spare_file, &spare_bdev);
-	if (!r) {
-		if (main_bdev == spare_bdev) {
-			snprintf(dmr_said, sizeof(dmr_said), "error: %s and %s are the same device\n", main, spare);
-			r = -EINVAL;
-		} else {
-			snprintf(dmr_said, sizeof(dmr_said), "dmsetup create remap-%pg --table '0 %llu dm-remap %s %s'\n",
-				 main_bdev, (u64)bdev_nr_sectors(main_bdev), main, spare);
-		}
-		filp_close(spare_file, NULL);
+	for (i = 0; i < 2 && !why; i++) {
+		if (lookup_bdev(paths[i], &ids[i]))
+			why = "is no block device";
+		else if (dmr_is_used(ids[i]))
+			why = "is in use by a volume in service";
+		else if (i && ids[0] == ids[1])
+			why = "is the main device, too";
+		if (why)
+			snprintf(dmr_said, sizeof(dmr_said), "error: %s %s\n", paths[i], why);
 	}
-	filp_close(main_file, NULL);
-	return r;
+	if (why)
+		return -EINVAL;
+	snprintf(dmr_said, sizeof(dmr_said), "dmsetup create remap-%s --table \"0 $(blockdev --getsz %s) dm-remap %s %s\"\n",
+		 kbasename(paths[0]), paths[0], paths[0], paths[1]);
+	return 0;
 }
 
 static ssize_t dmr_control_write(struct file *file, const char __user *from, size_t count, loff_t *at)
 {
-	char *text, *rest, *words[4] = { NULL };
-	unsigned int n = 0;
-	int r = -EINVAL;
+	char *text, **words;
+	int n, r = -EINVAL;
 
-	if (count >= DMR_COMMAND / 2)
+	if (count >= DMR_COMMAND / 4)
 		return -EINVAL;
 	text = memdup_user_nul(from, count);
 	if (IS_ERR(text))
 		return PTR_ERR(text);
-	for (rest = strim(text); rest && *rest && n < ARRAY_SIZE(words); rest = rest ? skip_spaces(rest) : NULL)
-		words[n++] = strsep(&rest, " \t\n");
+	words = argv_split(GFP_KERNEL, text, &n);
+	kfree(text);
+	if (!words)
+		return -ENOMEM;
 	mutex_lock(&dmr_control_lock);
 	if (n == 3 && !strcmp(words[0], "add")) {
-		r = dmr_control_add(words[1], words[2]);
+		r = dmr_control_add(words + 1);
 	} else if (n == 1 && !strcmp(words[0], "list")) {
 		dmr_said[0] = 0;
 		r = 0;
@@ -187,34 +158,27 @@ static ssize_t dmr_control_write(struct file *file, const char __user *from, siz
 		snprintf(dmr_said, sizeof(dmr_said), "error: unknown command (try: add <main> <spare>, list)\n");
 	}
 	mutex_unlock(&dmr_control_lock);
-	kfree(text);
+	argv_free(words);
 	return r ?: count;
 }
 
-/* The answer to the last command, and every volume in service. */
+/* The answer to the last command, and every volume in service: its table line and its status. */
 static int dmr_control_show(struct seq_file *file, void *unused)
 {
+	struct dmr_ask ask = { .what = DMR_STATUS, .text = kmalloc(DMR_ANSWER, GFP_KERNEL), .room = DMR_ANSWER };
 	struct dmr *c;
-	char *status = kmalloc(DMR_ANSWER, GFP_KERNEL);
-	unsigned int i;
 
-	if (!status)
+	if (!ask.text)
 		return -ENOMEM;
 	mutex_lock(&dmr_control_lock);
 	seq_puts(file, dmr_said);
 	mutex_unlock(&dmr_control_lock);
 	mutex_lock(&dmr_targets_lock);
-	list_for_each_entry(c, &dmr_targets, list) {
-		if (!c->in_service)
-			continue;
-		dmr_tell_status(c, status, DMR_ANSWER);
-		seq_printf(file, "%pg: main %pg, spare", dm_disk(dm_table_get_md(c->ti->table))->part0, c->main->bdev);
-		for (i = 0; i < c->table.spares; i++)
-			seq_printf(file, " %pg", c->spares[i].dev->bdev);
-		seq_printf(file, ", %llu sectors, %s\n", (u64)c->ti->len, status);
-	}
+	list_for_each_entry(c, &dmr_targets, list)
+		if (c->in_service && !dmr_ask(c, &ask))
+			seq_printf(file, "%pg: 0 %llu %s %s: %s\n", dmr_disk(c)->part0, (u64)c->ti->len, c->ti->type->name, c->line, ask.text);
 	mutex_unlock(&dmr_targets_lock);
-	kfree(status);
+	kfree(ask.text);
 	return 0;
 }
 
@@ -236,19 +200,14 @@ static const struct file_operations dmr_control = {
 
 static int dmr_sum_get(char *page, const struct kernel_param *parameter)
 {
-	const char *name = parameter->arg, *figure;
-	char value[DMR_VALUE];
+	const char *name = parameter->arg;
+	struct dmr_ask ask = { .what = DMR_FIGURE, .argc = 1, .argv = &name, .text = page, .room = PAGE_SIZE };
 	struct dmr *c;
 	u64 sum = 0, one;
-	u32 number;
-	bool tunable;
 
-	for (number = 0; (figure = dmr_figure_name(number, &tunable)); number++)
-		if (!strcmp(figure, name))
-			break;
 	mutex_lock(&dmr_targets_lock);
 	list_for_each_entry(c, &dmr_targets, list)
-		if (c->in_service && !dmr_tell_figure(c, number, value, sizeof(value)) && !kstrtou64(value, 10, &one))
+		if (c->in_service && !dmr_ask(c, &ask) && !kstrtou64(page, 10, &one))
 			sum += one;
 	mutex_unlock(&dmr_targets_lock);
 	return sysfs_emit(page, "%llu\n", sum);

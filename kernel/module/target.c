@@ -2,12 +2,11 @@
 /* The device-mapper target: table lines, suspend and resume, messages, status. */
 
 #include <linux/module.h>
-#include <linux/sched/mm.h>
-#include <linux/slab.h>
+#include <linux/random.h>
 #include <linux/vmalloc.h>
 #include "shim.h"
 
-unsigned int dmr_debug_level = 1;
+static unsigned int dmr_debug_level = 1;
 module_param_named(debug_level, dmr_debug_level, uint, 0644);
 MODULE_PARM_DESC(debug_level, "0: errors and what was lost, 1: what moved and healed, 2 and 3: routine too");
 static unsigned long dmr_max_remaps;
@@ -17,7 +16,9 @@ MODULE_PARM_DESC(max_remaps, "most blocks on the spares of a volume whose table 
 DEFINE_MUTEX(dmr_targets_lock);
 LIST_HEAD(dmr_targets);
 
-/* ---- what the Rust object calls ---- */
+static struct target_type dmr_types[];
+
+/* ---- what the Rust object calls in any context ---- */
 
 void *dmr_alloc(size_t bytes, size_t align)
 {
@@ -32,63 +33,45 @@ void dmr_dealloc(void *memory)
 	kvfree(memory);
 }
 
+void dmr_random(void *bytes, size_t len)
+{
+	get_random_bytes(bytes, len);
+}
+
 void dmr_panic(const char *text, size_t bytes, const char *file, size_t file_bytes, u32 line)
 {
 	pr_emerg("device-mapper: remap: cannot go on: %.*s at %.*s:%u\n", (int)bytes, text, (int)file_bytes, file, line);
 	BUG();
 }
 
-/* ---- table lines ---- */
-
-static void dmr_destroy(struct dmr *c)
+void dmr_log(struct dmr *c, u32 level, bool tell, const char *text)
 {
-	unsigned int i;
+	const char *name = dm_table_device_name(c->ti->table);
 
-	mutex_lock(&dmr_targets_lock);
-	if (!list_empty(&c->list))
-		list_del(&c->list);
-	mutex_unlock(&dmr_targets_lock);
-	dmr_hide_volume(c);
-	if (c->wq) {
-		cancel_delayed_work_sync(&c->tick);
-		destroy_workqueue(c->wq);
-	}
-	dmr_end(c);
-	bioset_exit(&c->bios);
-	free_percpu(c->cpu);
-	kvfree(c->ios);
-	kvfree(c->scratch);
-	vfree(c->stack);
-	for (i = 0; i < c->table.spares; i++)
-		if (c->spares[i].dev)
-			dm_put_device(c->ti, c->spares[i].dev);
-	if (c->main)
-		dm_put_device(c->ti, c->main);
-	for (i = 0; i < c->word_count; i++)
-		kfree(c->words[i]);
-	kfree(c->words);
-	kfree(c);
+	if (level == DMR_ERR)
+		DMERR_LIMIT("%s: %s", name, text);
+	else if (level == DMR_WARN)
+		DMWARN_LIMIT("%s: %s", name, text);
+	else if (level <= dmr_debug_level + 1)
+		DMINFO_LIMIT("%s: %s", name, text);
+	if (tell)
+		dm_table_event(c->ti->table);
 }
 
-/* Which spares of `a` have sectors that `b` uses (bit n: the one of that place). */
-static u32 dmr_shared_spares(const struct dmr *a, const struct dmr *b)
+/* ---- who uses what ---- */
+
+/* Of which devices of `a` does `b` use sectors, too (bit n: device n)? */
+static u32 dmr_overlap(const struct dmr *a, const struct dmr *b)
 {
+	const struct dmr_device *x = a->shared.devices, *y = b->shared.devices;
 	unsigned int i, j;
-	u32 shared = 0;
+	u32 both = 0;
 
-	for (i = 0; i < a->table.spares; i++)
-		for (j = 0; j < b->table.spares; j++)
-			if (a->spares[i].dev->bdev == b->spares[j].dev->bdev &&
-			    a->spares[i].start < b->spares[j].start + b->spares[j].sectors &&
-			    b->spares[j].start < a->spares[i].start + a->spares[i].sectors)
-				shared |= 1U << i;
-	return shared;
-}
-
-/* Do the two use sectors of the same spare, or the same main device? */
-static bool dmr_overlap(const struct dmr *a, const struct dmr *b)
-{
-	return a->main->bdev == b->main->bdev || dmr_shared_spares(a, b);
+	for (i = 0; i < a->shared.devices_given; i++)
+		for (j = 0; j < b->shared.devices_given; j++)
+			if (x[i].id == y[j].id && x[i].start < y[j].start + y[j].sectors && y[j].start < x[i].start + x[i].sectors)
+				both |= 1U << i;
+	return both;
 }
 
 /* dmr_targets_lock held. */
@@ -102,64 +85,67 @@ static struct dmr *dmr_rival(struct dmr *c)
 	return NULL;
 }
 
-static int dmr_open_devices(struct dmr *c)
+static void dmr_set_service(struct dmr *c, bool in_service)
+{
+	mutex_lock(&dmr_targets_lock);
+	c->in_service = in_service;
+	mutex_unlock(&dmr_targets_lock);
+}
+
+/* ---- table lines ---- */
+
+static void dmr_destroy(struct dmr *c)
+{
+	struct dmr_ask ask = { .what = DMR_FREE };
+	unsigned int i;
+
+	mutex_lock(&dmr_targets_lock);
+	list_del_init(&c->list);
+	mutex_unlock(&dmr_targets_lock);
+	dmr_hide_volume(c);
+	if (c->wq) {
+		cancel_delayed_work_sync(&c->tick);
+		destroy_workqueue(c->wq);
+	}
+	if (c->shared.target)
+		dmr_enter(c, &ask);
+	bioset_exit(&c->bios);
+	free_percpu(c->cpu);
+	kvfree(c->ios);
+	kvfree(c->shared.scratch);
+	vfree(c->stack);
+	for (i = 0; i < DMR_DEVICES; i++)
+		if (c->devs[i])
+			dm_put_device(c->ti, c->devs[i]);
+	kfree(c->line);
+	kfree(c);
+}
+
+static int dmr_open_devices(struct dmr *c, char **argv)
 {
 	struct dm_target *ti = c->ti;
 	unsigned int i;
 	int r;
 
-	ti->error = "Main device lookup failed";
-	r = dm_get_device(ti, c->words[0], dm_table_get_mode(ti->table), &c->main);
-	if (r)
-		return r;
-	for (i = 0; i < c->table.spares; i++) {
-		struct dmr_spare *spare = &c->spares[i];
-		sector_t size;
+	for (i = 0; i < c->shared.devices_given; i++) {
+		struct dmr_device *device = &c->shared.devices[i];
+		struct block_device *bdev;
 
-		ti->error = "Spare device lookup failed";
-		r = dm_get_device(ti, c->words[c->table.spare[i]], dm_table_get_mode(ti->table), &spare->dev);
+		ti->error = i ? "Spare device lookup failed" : "Main device lookup failed";
+		r = dm_get_device(ti, argv[device->word], dm_table_get_mode(ti->table), &c->devs[i]);
 		if (r)
 			return r;
-		size = bdev_nr_sectors(spare->dev->bdev);
-		ti->error = "Spare area exceeds device size";
-		if (c->table.start[i] >= size || c->table.sectors[i] > size - c->table.start[i])
-			return -EINVAL;
-		ti->error = "Main device and spare are the same device";
-		if (spare->dev->bdev == c->main->bdev)
-			return -EINVAL;
-		spare->start = c->table.start[i];
-		spare->sectors = c->table.sectors[i] ?: size - spare->start;
-		spare->number = ~0;
+		bdev = c->devs[i]->bdev;
+		device->name = c->devs[i]->name;
+		device->id = bdev->bd_dev;
+		device->size = bdev_nr_sectors(bdev);
+		device->start = min(device->start, device->size);
+		device->sectors = device->sectors ?: device->size - device->start;
+		device->logical_block = bdev_logical_block_size(bdev);
+		device->read_only = bdev_read_only(bdev);
 	}
-	ti->error = "Table line longer than the main device";
-	if (ti->len > bdev_nr_sectors(c->main->bdev))
-		return -EINVAL;
-	ti->error = "Main device larger than the 2 PiB that this target serves";
-	return ti->len > DMR_MAX_SECTORS ? -EFBIG : 0;
-}
-
-static int dmr_alloc_all(struct dmr *c, unsigned int argc, char **argv)
-{
-	unsigned int i;
-
-	c->words = kcalloc(argc, sizeof(*c->words), GFP_KERNEL);
-	c->ios = kvcalloc(DMR_IOS, sizeof(*c->ios), GFP_KERNEL);
-	c->scratch = kvmalloc(DMR_SCRATCH, GFP_KERNEL);
-	c->stack = vmalloc(DMR_STACK);
-	c->cpu = alloc_percpu(struct dmr_cpu);
-	c->wq = alloc_ordered_workqueue("dm-remap", WQ_MEM_RECLAIM);
-	if (!c->words || !c->ios || !c->scratch || !c->stack || !c->cpu || !c->wq)
-		return -ENOMEM;
-	for (; c->word_count < argc; c->word_count++) {
-		c->words[c->word_count] = kstrdup(argv[c->word_count], GFP_KERNEL);
-		if (!c->words[c->word_count])
-			return -ENOMEM;
-	}
-	for (i = 0; i < DMR_IOS; i++) {
-		c->ios[i].c = c;
-		list_add_tail(&c->ios[i].list, &c->free_ios);
-	}
-	return bioset_init(&c->bios, DMR_IOS, 0, BIOSET_NEED_BVECS);
+	c->main = c->devs[DMR_MAIN]->bdev;
+	return 0;
 }
 
 static struct dmr *dmr_make(struct dm_target *ti)
@@ -170,10 +156,8 @@ static struct dmr *dmr_make(struct dm_target *ti)
 		return NULL;
 	c->ti = ti;
 	INIT_LIST_HEAD(&c->list);
-	INIT_LIST_HEAD(&c->free_ios);
 	INIT_LIST_HEAD(&c->graces);
 	INIT_LIST_HEAD(&c->draining);
-	INIT_LIST_HEAD(&c->calls);
 	mutex_init(&c->owner);
 	spin_lock_init(&c->incoming_lock);
 	bio_list_init(&c->incoming);
@@ -182,14 +166,17 @@ static struct dmr *dmr_make(struct dm_target *ti)
 	init_waitqueue_head(&c->wait);
 	INIT_WORK(&c->work, dmr_work);
 	INIT_DELAYED_WORK(&c->tick, dmr_tick);
-	return c;
-}
-
-static u32 dmr_grammar(const struct dm_target *ti)
-{
-	if (!strcmp(ti->type->name, "remap"))
-		return DMR_GRAMMAR_FOUR;
-	return strcmp(ti->type->name, "dm-remap-v4") ? DMR_GRAMMAR_OWN : DMR_GRAMMAR_TWO;
+	c->ios = kvcalloc(DMR_OPS, sizeof(*c->ios), GFP_KERNEL);
+	c->shared.scratch = kvmalloc(DMR_SCRATCH, GFP_KERNEL);
+	c->stack = dmr_make_stack();
+	c->cpu = alloc_percpu(struct dmr_cpu);
+	c->wq = alloc_ordered_workqueue("dm-remap", WQ_MEM_RECLAIM);
+	c->line = kzalloc(DMR_ANSWER, GFP_KERNEL);
+	if (c->ios && c->shared.scratch && c->stack && c->cpu && c->wq && c->line &&
+	    !bioset_init(&c->bios, DMR_OPS, 0, BIOSET_NEED_BVECS))
+		return c;
+	dmr_destroy(c);
+	return NULL;
 }
 
 /* Opened for writing? (The type of the mode has changed, its bits have not.) */
@@ -201,44 +188,45 @@ static bool dmr_writable(struct dm_target *ti)
 /* Everything but what has to be undone by dmr_destroy. The reason of a refusal is in ti->error. */
 static int dmr_build(struct dmr *c, unsigned int argc, char **argv)
 {
+	struct dmr_ask ask = { .what = DMR_PARSE, .argc = argc, .argv = (const char *const *)argv, .text = c->text, .room = DMR_TEXT };
 	struct dm_target *ti = c->ti;
 	struct dmr *rival;
 	bool other;
-	u32 served;
 	int r;
 
-	ti->error = "Too many words";
-	if (argc < 1 || argc > DMR_MAX_WORDS)
-		return -E2BIG;
-	ti->error = "Out of memory";
-	r = dmr_alloc_all(c, argc, argv);
-	if (r)
-		return r;
-	r = dmr_parse(c, dmr_grammar(ti));
+	ask.number = ti->type - dmr_types;
+	c->shared.sectors = ti->len;
+	c->shared.max_remaps = dmr_max_remaps;
+	dm_copy_name_and_uuid(dm_table_get_md(ti->table), c->shared.name, NULL);
+	r = dmr_enter(c, &ask);
 	ti->error = c->text;
 	if (r)
 		return r;
-	if (!c->table.max_remaps)
-		c->table.max_remaps = dmr_max_remaps;
 	ti->error = "A read-only table is not served; 'dm-remap serve --read-only' reads the volume";
 	if (!dmr_writable(ti))
 		return -EROFS;
-	r = dmr_open_devices(c);
+	r = dmr_open_devices(c, argv);
 	if (r)
 		return r;
 	mutex_lock(&dmr_targets_lock);
 	list_add(&c->list, &dmr_targets);
 	rival = dmr_rival(c);
 	other = rival && dm_table_get_md(rival->ti->table) != dm_table_get_md(ti->table);
-	served = rival ? dmr_shared_spares(c, rival) : 0;
+	ask.number = rival ? dmr_overlap(c, rival) : 0;
 	mutex_unlock(&dmr_targets_lock);
 	ti->error = "Main device or spare is in use by another volume in service";
 	if (other)
 		return -EBUSY;
 	/* Of a table that is to replace another one the spares in service are looked at when it does: until then they change. */
-	r = dmr_assemble_it(c, NULL, served);
+	ask.what = DMR_REHEARSE;
 	ti->error = c->text;
-	return r;
+	r = dmr_enter(c, &ask);
+	if (r)
+		return r;
+	ask.what = DMR_TABLE;
+	ask.text = c->line;
+	ask.room = DMR_ANSWER;
+	return dmr_enter(c, &ask);
 }
 
 /* device-mapper prints the reason after the target is gone. */
@@ -264,9 +252,9 @@ static int dmr_target_ctr(struct dm_target *ti, unsigned int argc, char **argv)
 	ti->error = NULL;
 	ti->private = c;
 	ti->per_io_data_size = sizeof(struct dmr_bio);
-	ti->num_flush_bios = 1 + c->table.spares;
+	ti->num_flush_bios = c->shared.devices_given;
 	ti->num_write_zeroes_bios = 1;
-	ti->num_discard_bios = bdev_max_discard_sectors(c->main->bdev) ? 1 : 0;
+	ti->num_discard_bios = bdev_max_discard_sectors(c->main) ? 1 : 0;
 	ti->discards_supported = ti->num_discard_bios;
 	return 0;
 }
@@ -293,7 +281,7 @@ static int dmr_target_preresume(struct dm_target *ti)
 	}
 	c->in_service = true;
 	list_for_each_entry(other, &dmr_targets, list)
-		if (other != c && other->main && dmr_overlap(c, other))
+		if (other != c && dmr_overlap(c, other))
 			other->stale = true;
 	mutex_unlock(&dmr_targets_lock);
 	if (c->stale)			/* what it knows is out of date: read it again */
@@ -304,9 +292,7 @@ static int dmr_target_preresume(struct dm_target *ti)
 		r = dmr_show_volume(c);
 	if (r) {
 		dmr_rest(c);
-		mutex_lock(&dmr_targets_lock);
-		c->in_service = false;
-		mutex_unlock(&dmr_targets_lock);
+		dmr_set_service(c, false);
 	}
 	return r;
 }
@@ -314,12 +300,8 @@ static int dmr_target_preresume(struct dm_target *ti)
 /* device-mapper has waited for all bios. What the engine does by itself may still be under way. */
 static void dmr_target_postsuspend(struct dm_target *ti)
 {
-	struct dmr *c = ti->private;
-
-	dmr_rest(c);
-	mutex_lock(&dmr_targets_lock);
-	c->in_service = false;
-	mutex_unlock(&dmr_targets_lock);
+	dmr_rest(ti->private);
+	dmr_set_service(ti->private, false);
 }
 
 /* ---- what it says ---- */
@@ -333,26 +315,16 @@ static int dmr_target_message(struct dm_target *ti, unsigned int argc, char **ar
 static void dmr_target_status(struct dm_target *ti, status_type_t type, unsigned int flags, char *result, unsigned int maxlen)
 {
 	struct dmr *c = ti->private;
-	unsigned int sz = 0, i, j;
+	struct dmr_ask ask = { .what = DMR_STATUS, .text = result, .room = maxlen };
+	unsigned int sz = 0;
 
-	switch (type) {
-	case STATUSTYPE_INFO:
-		dmr_tell_status(c, result, maxlen);
-		break;
-	case STATUSTYPE_TABLE:
-		for (i = 0; i < c->word_count; i++) {
-			const char *word = i ? c->words[i] : c->main->name;
-
-			for (j = 0; j < c->table.spares; j++)
-				if (c->table.spare[j] == i)
-					word = c->spares[j].dev->name;
-			DMEMIT("%s%s", i ? " " : "", word);
-		}
-		break;
-	case STATUSTYPE_IMA:
+	if (type == STATUSTYPE_TABLE) {
+		DMEMIT("%s", c->line);
+	} else if (type == STATUSTYPE_IMA) {
 		DMEMIT_TARGET_NAME_VERSION(ti->type);
-		DMEMIT(",main=%s,spares=%u;", c->main->name, c->table.spares);
-		break;
+		DMEMIT(",main=%s,spares=%u;", c->devs[DMR_MAIN]->name, c->shared.devices_given - 1);
+	} else if (dmr_ask(c, &ask)) {
+		DMEMIT("not in service");
 	}
 }
 
@@ -360,10 +332,10 @@ static int dmr_target_iterate(struct dm_target *ti, iterate_devices_callout_fn f
 {
 	struct dmr *c = ti->private;
 	unsigned int i;
-	int r = fn(ti, c->main, 0, ti->len, data);
+	int r = 0;
 
-	for (i = 0; !r && i < c->table.spares; i++)
-		r = fn(ti, c->spares[i].dev, c->spares[i].start, c->spares[i].sectors, data);
+	for (i = 0; !r && i < c->shared.devices_given; i++)
+		r = fn(ti, c->devs[i], c->shared.devices[i].start, i ? c->shared.devices[i].sectors : ti->len, data);
 	return r;
 }
 
@@ -384,24 +356,30 @@ static int dmr_target_iterate(struct dm_target *ti, iterate_devices_callout_fn f
 		.iterate_devices = dmr_target_iterate,		\
 	}
 
+/* The order is the Rust object's, which knows the grammar of each. */
 static struct target_type dmr_types[] = { DMR_TARGET("dm-remap"), DMR_TARGET("remap"), DMR_TARGET("dm-remap-v4") };
+
+static void dmr_unregister(int n)
+{
+	while (n--)
+		dm_unregister_target(&dmr_types[n]);
+	dmr_shown_exit();
+}
 
 static int __init dmr_init(void)
 {
 	int i, r;
 
-	BUILD_BUG_ON(sizeof(struct dmr_table) != 360 || sizeof(struct dmr_assembly) != 672 || sizeof(struct dmr_shape) != 88);
-	BUILD_BUG_ON(sizeof(struct dmr_place) != 16 || sizeof(struct dmr_op) != 64 || sizeof(struct dmr_event) != 24);
-	BUILD_BUG_ON(sizeof(struct dmr_lanes) != 96 || sizeof(struct dmr_view) != 32);
+	BUILD_BUG_ON(sizeof(struct dmr_place) != 16 || sizeof(struct dmr_view) != 32 || sizeof(struct dmr_device) != 48);
+	BUILD_BUG_ON(sizeof(struct dmr_shared) != 1192 || sizeof(struct dmr_ask) != 80);
+	BUILD_BUG_ON(sizeof(struct dmr_op) != 56 || sizeof(struct dmr_input) != 48);
 	r = dmr_shown_init();
 	if (r)
 		return r;
 	for (i = 0; i < ARRAY_SIZE(dmr_types); i++) {
 		r = dm_register_target(&dmr_types[i]);
 		if (r) {
-			while (i--)
-				dm_unregister_target(&dmr_types[i]);
-			dmr_shown_exit();
+			dmr_unregister(i);
 			return r;
 		}
 	}
@@ -410,11 +388,7 @@ static int __init dmr_init(void)
 
 static void __exit dmr_exit(void)
 {
-	int i;
-
-	for (i = 0; i < ARRAY_SIZE(dmr_types); i++)
-		dm_unregister_target(&dmr_types[i]);
-	dmr_shown_exit();
+	dmr_unregister(ARRAY_SIZE(dmr_types));
 }
 
 module_init(dmr_init);

@@ -8,6 +8,7 @@ bad_disk flawed $main 1000 8 2001 1 4096 64
 M=/dev/mapper/flawed
 D=/dev/mapper/r
 ok "a blank spare is adopted" dmsetup create r --table "0 $S dm-remap $M $spare"
+ok "and named after the mapped device" sh -c "dmesg | grep -q \"adopted as volume 'r' with\""
 dmsetup status r; dmsetup table r
 ok "deps shows both devices" sh -c "dmsetup deps r | grep -q '^2 dependencies'"
 queue=/sys/block/$(dmsetup info -c --noheadings -o blkdevname r)/queue

@@ -18,12 +18,18 @@ use crate::run::output;
 const RELOCATIONS: [&str; 4] = ["R_X86_64_32S", "R_X86_64_64", "R_X86_64_PLT32", "R_X86_64_PC32"];
 
 /// What the shim and the kernel give.
-const IMPORTS: [&str; 10] = [
+const IMPORTS: [&str; 16] = [
     "__x86_return_thunk",
     "bcmp",
     "dmr_alloc",
+    "dmr_begin",
     "dmr_dealloc",
+    "dmr_end_request",
+    "dmr_log",
+    "dmr_next",
     "dmr_panic",
+    "dmr_random",
+    "dmr_wait",
     "memcmp",
     "memcpy",
     "memmove",

@@ -109,6 +109,16 @@ pub enum Refusal {
     OtherSize(String, u64, u64),
     /// Features that this program does not know.
     Features(u64),
+    /// The main device's logical block has become smaller than the volume's.
+    SmallerBlocks(u32),
+    /// The slice of a spare ends behind its device.
+    Slice(usize),
+    /// A spare is on the main device.
+    SameDevice(usize),
+    /// The table line is longer than the main device.
+    TooLong,
+    /// The volume is larger than what the fast lane can name.
+    TooLarge,
     /// A spare could not be prepared.
     Write(usize, Fault),
 }
@@ -200,6 +210,14 @@ impl Display for Refusal {
                     "the volume uses features {bits:#x} that this module does not know: a newer one is needed"
                 )
             }
+            Self::SmallerBlocks(bytes) => write!(
+                f,
+                "the volume has logical blocks of {bytes} bytes, its main device now has smaller ones; use 'dm-remap serve'"
+            ),
+            Self::Slice(spare) => write!(f, "Spare area exceeds device size (spare {spare})"),
+            Self::SameDevice(spare) => write!(f, "Main device and spare {spare} are the same device"),
+            Self::TooLong => f.write_str("Table line longer than the main device"),
+            Self::TooLarge => f.write_str("Main device larger than the 2 PiB that this target serves"),
             Self::Write(spare, fault) => {
                 write!(f, "spare {spare} cannot be written ({}); check it and try again", fault_word(*fault))
             }
@@ -229,6 +247,7 @@ impl Refusal {
             Self::Recovery(_) => 74,
             Self::Layout(_) | Self::MainTooSmall(..) => 28,
             Self::ReadOnly(_) => 30,
+            Self::TooLarge => 27,
             Self::InUse(..) | Self::NotEmpty(..) | Self::NotBlank(..) => 16,
             Self::WrongMain(..) | Self::OtherSize(..) | Self::MainShrank(..) => 6,
             _ => 22,
@@ -384,6 +403,10 @@ fn check(
         let _ =
             write!(say, "{flawed} of 5 metadata copies were damaged or out of date: all are written anew. ");
     }
+    // What was asked for in larger blocks would be cut into smaller ones, which could be torn.
+    if recovered.superblock.main.logical_block > plan.main.logical_block {
+        return Err(Refusal::SmallerBlocks(recovered.superblock.main.logical_block));
+    }
     if recovered.superblock.flags.has(SuperblockFlags::RELEASED) {
         recovered.superblock.flags = SuperblockFlags::default();
         recovered.needs_repair = true;
@@ -443,7 +466,7 @@ fn content(words: fmt::Arguments<'_>) -> ContentUuid {
     text
 }
 
-fn owned(text: &str) -> Result<String, NoMemory> {
+pub(crate) fn owned(text: &str) -> Result<String, NoMemory> {
     let mut out = String::new();
     out.try_reserve_exact(text.len()).map_err(|_| NoMemory)?;
     out.push_str(text);

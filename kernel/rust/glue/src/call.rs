@@ -2,7 +2,7 @@
 //! Messages under way: what was asked, and what became of it.
 //!
 //! Invariant: every message has an answer. One that needs the engine's work gets a ticket; its answer can be asked for once, after it was
-//! told that it is there; a message that nobody waits for any more is forgotten when it ends.
+//! [`Volume::answers`] went up; a message that nobody waits for any more is forgotten when it ends.
 
 use alloc::vec::Vec;
 use core::fmt::{self, Display, Formatter, Write};
@@ -43,13 +43,19 @@ struct Call {
 pub(crate) struct Calls {
     list: Vec<Call>,
     last: u64,
+    /// Answers that could be asked for until now.
+    ended: u32,
 }
 
 impl Calls {
     pub(crate) fn with_room() -> Result<Self, NoMemory> {
         let mut list = Vec::new();
         list.try_reserve_exact(MAX_CALLS).map_err(|_| NoMemory)?;
-        Ok(Self { list, last: 0 })
+        Ok(Self { list, last: 0, ended: 0 })
+    }
+
+    pub(crate) fn are_under_way(&self) -> bool {
+        !self.list.is_empty()
     }
 }
 
@@ -157,9 +163,15 @@ impl Volume {
         Some(Progress::Pending(ticket))
     }
 
-    /// The engine is done with one; is somebody to be told?
-    pub(crate) fn call_ended(&mut self, ticket: u64, outcome: &CommandOutcome) -> bool {
-        let Some(at) = self.calls.list.iter().position(|call| call.ticket == ticket) else { return false };
+    /// Goes up whenever the answer to a message can be asked for.
+    #[must_use]
+    pub fn answers(&self) -> u32 {
+        self.calls.ended
+    }
+
+    /// The engine is done with one.
+    pub(crate) fn call_ended(&mut self, ticket: u64, outcome: &CommandOutcome) {
+        let Some(at) = self.calls.list.iter().position(|call| call.ticket == ticket) else { return };
         let mut order = self.calls.list.get(at).map(|call| call.order);
         if let Some(Order::Spares(change)) = &mut order
             && self.spares_changed(ticket, change, outcome).is_none()
@@ -168,21 +180,23 @@ impl Volume {
             if let Some(call) = self.calls.list.get_mut(at) {
                 call.order = Order::Spares(*change);
             }
-            return false;
+            return;
         }
-        let Some(call) = self.calls.list.get_mut(at) else { return false };
+        let Some(call) = self.calls.list.get_mut(at) else { return };
         call.order = order.unwrap_or(call.order);
         call.outcome = Some(*outcome);
-        let waits = !call.forgotten;
-        if !waits {
-            self.calls.list.retain(|call| call.ticket != ticket);
-        }
-        waits
+        self.calls.ended = self.calls.ended.wrapping_add(1);
+        self.calls.list.retain(|call| call.ticket != ticket || !call.forgotten);
     }
 
-    /// The answer to a message that has ended.
-    pub fn answer(&mut self, ticket: u64, out: &mut dyn Write) {
-        let Some(at) = self.calls.list.iter().position(|call| call.ticket == ticket) else { return };
+    /// The answer to a message, if it has ended.
+    pub fn answer(&mut self, ticket: u64, out: &mut dyn Write) -> Progress {
+        let Some(at) = self.calls.list.iter().position(|call| call.ticket == ticket) else {
+            return Progress::Answered;
+        };
+        if self.calls.list.get(at).is_some_and(|call| call.outcome.is_none()) {
+            return Progress::Pending(ticket);
+        }
         let call = self.calls.list.swap_remove(at);
         let outcome = call.outcome.unwrap_or_default();
         let entries = self.engine.counts().entries;
@@ -191,7 +205,7 @@ impl Volume {
             Order::Message(message) => message,
             Order::Spares(change) => {
                 let _ = self.say_change(change, &outcome, out);
-                return;
+                return Progress::Answered;
             }
         };
         let _ = match message {
@@ -213,6 +227,7 @@ impl Volume {
             Message::Resume => out.write_str("remapping resumed"),
             _ => Ok(()),
         };
+        Progress::Answered
     }
 
     /// Nobody waits for the answer any more.

@@ -14,10 +14,13 @@ extern crate std;
 
 pub mod assemble;
 pub mod call;
+pub mod errno;
 pub mod lookup;
 pub mod shown;
 pub mod spares;
+pub mod target;
 pub mod text;
+pub mod turn;
 pub mod volume;
 
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]

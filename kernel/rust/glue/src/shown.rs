@@ -41,6 +41,21 @@ pub struct Lanes {
     pub failed_writes: u64,
 }
 
+impl Lanes {
+    /// What was counted since `then`. The driver's kernel counts flushes as writes, too.
+    #[must_use]
+    pub fn since(&self, then: &Self) -> Self {
+        Self {
+            reads: self.reads.saturating_sub(then.reads),
+            writes: self.writes.saturating_sub(then.writes).saturating_sub(self.flushes),
+            discards: self.discards.saturating_sub(then.discards),
+            read_sectors: self.read_sectors.saturating_sub(then.read_sectors),
+            written_sectors: self.written_sectors.saturating_sub(then.written_sectors),
+            ..*self
+        }
+    }
+}
+
 impl From<Lanes> for Asked {
     fn from(lanes: Lanes) -> Self {
         let parts = lanes.reads.saturating_add(lanes.writes).saturating_add(lanes.discards);
@@ -119,13 +134,17 @@ pub fn name(number: usize) -> Option<(&'static CStr, bool)> {
     Some((name, matches!(value, Value::MaxRemaps | Value::Policy)))
 }
 
+fn find(name: &str) -> Option<&'static Value> {
+    FIGURES.iter().find(|(known, _)| known.to_bytes() == name.as_bytes()).map(|(_, value)| value)
+}
+
 impl Volume {
-    /// The value of a figure, with a line end.
+    /// The value of a figure, with a line end; nothing if there is no such figure.
     ///
     /// # Errors
     /// `out` took no more.
-    pub fn figure(&self, number: usize, lanes: &Lanes, out: &mut dyn Write) -> fmt::Result {
-        let Some((_, value)) = FIGURES.get(number) else { return Ok(()) };
+    pub fn figure(&self, name: &str, lanes: &Lanes, out: &mut dyn Write) -> fmt::Result {
+        let Some(value) = find(name) else { return Ok(()) };
         let number = match value {
             Value::Volume(of) => of(&self.figures((*lanes).into())),
             Value::Lanes(of) => of(lanes),
@@ -142,15 +161,15 @@ impl Volume {
     }
 
     /// Sets a figure; `false`: it cannot have this value.
-    pub fn tune(&mut self, number: usize, text: &str) -> bool {
-        match FIGURES.get(number) {
-            Some((_, Value::MaxRemaps)) => {
+    pub fn tune(&mut self, name: &str, text: &str) -> bool {
+        match find(name) {
+            Some(Value::MaxRemaps) => {
                 let Ok(most) = text.parse::<u64>() else { return false };
                 self.max_remaps = Some(most).filter(|&most| most != 0);
                 self.engine.set_max_remaps(self.max_remaps);
                 true
             }
-            Some((_, Value::Policy)) => {
+            Some(Value::Policy) => {
                 let known = POLICIES.iter().find(|(word, _)| *word == text);
                 known.is_some_and(|(_, policy)| {
                     self.engine.set_policy(*policy);

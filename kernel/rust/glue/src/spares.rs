@@ -127,7 +127,7 @@ impl Volume {
                 "error: {word} is not in the table line: load one with the option 'spare {word}', resume, and say this again"
             ));
         };
-        if let Some(number) = self.devices.iter().position(|device| *device == Some(given)) {
+        if let Some(number) = self.number_of(given) {
             return refuse(write!(out, "error: {word} is spare {number} of the volume already"));
         }
         let Some(spare) = self.waiting.iter().find(|waiting| waiting.given == given).copied() else {

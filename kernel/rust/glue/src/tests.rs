@@ -4,11 +4,13 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use alloc::{format, vec};
+use core::ffi::CStr;
 use std::collections::HashMap;
 
-use remap_core::op::{DeviceId, Fault, RequestKind};
+use remap_core::op::{Fault, RequestKind};
 use remap_core::units::{Extent, Now, Sector};
 use remap_words::figures::Asked;
+use remap_words::notice::Level;
 use remap_words::table::{self, Grammar, TableLine};
 
 use crate::assemble::{DeviceShape, Devices, Plan, Refusal, assemble};
@@ -16,28 +18,25 @@ use crate::call::Progress;
 use crate::lookup::{self, Lane};
 use crate::shown::{self, Lanes};
 use crate::text::Text;
-use crate::volume::{Boxed, Source, Told, Volume, WorkKind};
+use crate::turn::{Driver, Input, MAX_OUT, Source, Work, WorkKind};
+use crate::volume::{Boxed, Volume};
+
+mod targets;
 
 const SECTORS: usize = 8192;
 
+#[derive(Default)]
 struct Disks {
     main: Vec<u8>,
     spare: Vec<u8>,
     /// Another spare of the table line; empty: there is none.
     second: Vec<u8>,
     bad: Vec<u64>,
-    bounces: HashMap<u16, Vec<u8>>,
 }
 
 impl Disks {
     fn blank() -> Self {
-        Self {
-            main: vec![0; SECTORS * 512],
-            spare: vec![0; 4 << 20],
-            second: vec![],
-            bad: vec![],
-            bounces: HashMap::new(),
-        }
+        Self { main: vec![0; SECTORS * 512], spare: vec![0; 4 << 20], second: vec![], bad: vec![] }
     }
 
     fn given(&mut self, spare: usize) -> &mut Vec<u8> {
@@ -64,11 +63,72 @@ impl Devices for Disks {
 
 struct Guest {
     volume: Boxed,
+    kernel: Kernel,
+    now: Now,
+}
+
+/// What came in, and what came out.
+#[derive(Default)]
+struct Kernel {
+    disks: Disks,
+    asked: Vec<(u64, RequestKind, Option<Extent>)>,
+    done: Vec<(usize, Result<(), Fault>)>,
     requests: HashMap<u64, Vec<u8>>,
     ended: Vec<(u64, Result<(), Fault>)>,
-    answers: Vec<u64>,
     log: Vec<String>,
-    now: Now,
+}
+
+impl Driver for Kernel {
+    fn next(&mut self, requests: bool) -> Option<Input> {
+        if let Some((slot, result)) = self.done.pop() {
+            return Some(Input::Ended { slot, result });
+        }
+        let (id, kind, extent) = self.asked.pop_if(|_| requests)?;
+        Some(Input::Asked { id, kind, extent })
+    }
+
+    fn begin(&mut self, work: &Work<'_>) {
+        let (at, len) = (work.extent.start().0 as usize * 512, work.extent.bytes() as usize);
+        let moves = matches!(work.kind, WorkKind::Read | WorkKind::Write { .. });
+        if work.device == 0 && moves && self.disks.bad.iter().any(|&bad| work.extent.contains(Sector(bad))) {
+            self.done.push((work.slot, Err(Fault::Medium)));
+            return;
+        }
+        let target = match work.device {
+            0 => &mut self.disks.main,
+            n => self.disks.given(n - 1),
+        };
+        let place = match work.kind {
+            WorkKind::Flush | WorkKind::Grace => &mut [][..],
+            _ => &mut target[at..at + len],
+        };
+        match (work.kind, work.source) {
+            (WorkKind::Read, Source::Request(id, offset)) => {
+                self.requests.get_mut(&id).unwrap()[offset as usize..][..len].copy_from_slice(place);
+            }
+            (WorkKind::Read, Source::Bytes(cells)) => {
+                cells[..len].iter().zip(place).for_each(|(to, from)| to.set(*from));
+            }
+            (WorkKind::Write { .. }, Source::Request(id, offset)) => {
+                place.copy_from_slice(&self.requests[&id][offset as usize..][..len]);
+            }
+            (WorkKind::Write { .. }, Source::Bytes(cells)) => {
+                place.iter_mut().zip(&cells[..len]).for_each(|(to, from)| *to = from.get());
+            }
+            (WorkKind::Zeroes { .. }, Source::Nothing) => place.fill(0),
+            (WorkKind::Flush | WorkKind::Grace, Source::Nothing) => {}
+            other => panic!("{other:?}"),
+        }
+        self.done.push((work.slot, Ok(())));
+    }
+
+    fn end_request(&mut self, id: u64, result: Result<(), Fault>) {
+        self.ended.push((id, result));
+    }
+
+    fn log(&mut self, _: Option<Level>, _: bool, text: &CStr) {
+        self.log.push(text.to_str().unwrap().into());
+    }
 }
 
 fn line(words: &str) -> TableLine {
@@ -104,8 +164,7 @@ fn refusal(disks: &mut Disks, words: &str) -> String {
 fn guest(disks: &mut Disks, words: &str) -> Guest {
     let volume = open(disks, words, false).0.unwrap().unwrap();
     let now = Now { mono_ns: 1, unix_s: 1_700_000_000 };
-    let mut guest =
-        Guest { volume, requests: HashMap::new(), ended: vec![], answers: vec![], log: vec![], now };
+    let mut guest = Guest { volume, kernel: Kernel::default(), now };
     guest.run(disks);
     guest
 }
@@ -115,77 +174,16 @@ impl Guest {
         &mut self.volume[0]
     }
 
-    /// Carries out everything until nothing is left to do.
+    /// Takes turns until nothing is left to do.
     fn run(&mut self, disks: &mut Disks) {
+        core::mem::swap(&mut self.kernel.disks, disks);
         loop {
-            let now = self.now;
-            let mut text = String::new();
-            if let Some(told) = self.volume().told(&mut text) {
-                match told {
-                    Told::Request { id, result } => self.ended.push((id, result)),
-                    Told::Answer { ticket } => self.answers.push(ticket),
-                    Told::News { .. } => self.log.push(text),
-                }
-                continue;
+            self.volume[0].turn(self.now, &mut self.kernel);
+            if self.kernel.done.is_empty() && self.kernel.asked.is_empty() {
+                break;
             }
-            let Some(work) = self.volume().work(now) else { return };
-            let (at, len) = (work.extent.start().0 as usize * 512, work.extent.bytes() as usize);
-            let failed = work.device == DeviceId::Main
-                && matches!(work.kind, WorkKind::Read | WorkKind::Write { .. })
-                && disks.bad.iter().any(|&bad| work.extent.contains(Sector(bad)));
-            let outcome = if failed {
-                Err(Fault::Medium)
-            } else {
-                let lent = self.volume[0].lent(work.id).to_vec();
-                let buffer = match work.source {
-                    Source::Nothing => &mut Vec::new(),
-                    Source::Request(id, offset) => {
-                        let whole = self.requests.get_mut(&id).unwrap();
-                        assert!(offset as usize + len <= whole.len());
-                        whole
-                    }
-                    Source::Bounce(index, _) => disks.bounces.entry(index).or_insert_with(|| vec![0; 65536]),
-                    Source::Lent => &mut lent.clone(),
-                };
-                let from = match work.source {
-                    Source::Request(_, offset) => offset as usize,
-                    Source::Bounce(_, offset) => offset as usize,
-                    _ => 0,
-                };
-                let mut bytes = buffer.get(from..from + len).unwrap_or_default().to_vec();
-                let target = match work.device {
-                    DeviceId::Main => &mut disks.main,
-                    DeviceId::Spare(n) => {
-                        let given = self.volume[0].devices()[usize::from(n)].expect("a spare of the volume");
-                        disks.given(given)
-                    }
-                };
-                match work.kind {
-                    WorkKind::Read => {
-                        bytes.copy_from_slice(&target[at..at + len]);
-                        match work.source {
-                            Source::Request(id, _) => {
-                                self.requests.get_mut(&id).unwrap()[from..from + len].copy_from_slice(&bytes);
-                            }
-                            Source::Bounce(index, _) => {
-                                disks.bounces.get_mut(&index).unwrap()[from..from + len]
-                                    .copy_from_slice(&bytes);
-                            }
-                            _ => panic!("a read needs a buffer"),
-                        }
-                    }
-                    WorkKind::Write { .. } => {
-                        assert_eq!(bytes.len(), len, "{work:?}");
-                        target[at..at + len].copy_from_slice(&bytes);
-                    }
-                    WorkKind::Zeroes { .. } => target[at..at + len].fill(0),
-                    WorkKind::Discard | WorkKind::Flush | WorkKind::Grace => {}
-                }
-                Ok(())
-            };
-            self.volume().complete(now, work.id, outcome);
-            assert!(self.volume[0].lent(work.id).is_empty());
         }
+        core::mem::swap(&mut self.kernel.disks, disks);
     }
 
     fn ask(
@@ -195,14 +193,15 @@ impl Guest {
         start: u64,
         bytes: Vec<u8>,
     ) -> (Result<(), Fault>, Vec<u8>) {
-        let (id, now) = (self.ended.len() as u64 + 100, self.now);
-        let extent = Extent::new(Sector(start), bytes.len() as u64 / 512).unwrap();
-        self.requests.insert(id, bytes);
-        self.volume().submit(now, id, kind, extent).unwrap();
+        let id = self.kernel.ended.len() as u64 + 100;
+        let extent = Extent::new(Sector(start), bytes.len() as u64 / 512);
+        self.kernel.requests.insert(id, bytes);
+        self.kernel.asked.push((id, kind, extent));
         self.run(disks);
-        let (ended, result) = *self.ended.last().unwrap();
+        assert!(!self.volume[0].is_busy());
+        let (ended, result) = *self.kernel.ended.last().unwrap();
         assert_eq!(ended, id);
-        (result, self.requests.remove(&id).unwrap())
+        (result, self.kernel.requests.remove(&id).unwrap())
     }
 
     fn say(&mut self, disks: &mut Disks, words: &str) -> String {
@@ -212,10 +211,12 @@ impl Guest {
         if let Progress::Pending(ticket) =
             self.volume().message(now, &words, &names, Asked::default(), &mut out)
         {
-            assert!(out.is_empty());
+            let answers = self.volume().answers();
+            assert_eq!(self.volume().answer(ticket, &mut out), Progress::Pending(ticket));
+            assert!(out.is_empty() && self.volume().is_busy());
             self.run(disks);
-            assert_eq!(self.answers.pop(), Some(ticket));
-            self.volume().answer(ticket, &mut out);
+            assert_eq!(self.volume().answers(), answers + 1);
+            assert_eq!(self.volume().answer(ticket, &mut out), Progress::Answered);
         }
         out
     }
@@ -314,7 +315,7 @@ fn bad_sectors_are_remapped_and_lost_ones_stay_errors() {
     assert_eq!(volume.lookup().place(83, 9, lookup::Asked::Discard).lane, Lane::Nobody);
     let figures = volume.figures(Asked::default());
     assert_eq!((figures.counts.remapped_blocks, figures.counts.lost_sectors), (1, 1));
-    assert!(guest.log.iter().any(|news| news.contains("block 10 (sectors 80-87) is now at spare0:")));
+    assert!(guest.kernel.log.iter().any(|news| news.contains("block 10 (sectors 80-87) is now at spare0:")));
     drop(guest);
     let mut guest = self::guest(&mut disks, "m s");
     let (result, read) = guest.ask(&mut disks, RequestKind::Read, 76, vec![0; 16 * 512]);
@@ -368,8 +369,9 @@ fn every_message_has_an_answer() {
         panic!("a save takes time")
     };
     guest.volume().forget(ticket);
+    assert!(guest.volume().is_busy());
     guest.run(&mut disks);
-    assert!(guest.answers.is_empty(), "nobody waits for a forgotten one");
+    assert!(!guest.volume().is_busy(), "nobody waits for a forgotten one");
 }
 
 #[test]
@@ -435,13 +437,12 @@ fn figures_have_names_and_some_can_be_set() {
     let mut guest = guest(&mut disks, "m s");
     let lanes = Lanes { reads: 5, writes: 3, slow: 2, flushes: 7, ..Lanes::default() };
     let mut shown = HashMap::new();
-    for (number, (name, tunable)) in (0..).map_while(|number| shown::name(number).map(|name| (number, name)))
-    {
+    for (name, tunable) in (0..).map_while(shown::name) {
         let mut text = String::new();
-        guest.volume[0].figure(number, &lanes, &mut text).unwrap();
         let name = name.to_str().unwrap();
+        guest.volume[0].figure(name, &lanes, &mut text).unwrap();
         assert!(text.ends_with('\n') && text.len() > 1, "{name}: {text:?}");
-        assert!(shown.insert(name, (number, tunable, text)).is_none(), "{name} is there twice");
+        assert!(shown.insert(name, (tunable, text)).is_none(), "{name} is there twice");
     }
     for (name, value) in [
         ("state", "healthy\n"),
@@ -452,15 +453,15 @@ fn figures_have_names_and_some_can_be_set() {
         ("max_remaps", "0\n"),
         ("policy", "rewrite-then-remap\n"),
     ] {
-        assert_eq!(shown[name].2, value, "{name}");
+        assert_eq!(shown[name].1, value, "{name}");
     }
-    let tunable: Vec<&str> = shown.iter().filter(|(_, shown)| shown.1).map(|(name, _)| *name).collect();
+    let tunable: Vec<&str> = shown.iter().filter(|(_, shown)| shown.0).map(|(name, _)| *name).collect();
     assert_eq!(tunable.len(), 2, "{tunable:?}");
-    let (most, policy) = (shown["max_remaps"].0, shown["policy"].0);
+    let (most, policy) = ("max_remaps", "policy");
     assert!(
         !guest.volume().tune(most, "x")
             && !guest.volume().tune(policy, "none")
-            && !guest.volume().tune(0, "1")
+            && !guest.volume().tune("state", "1")
     );
     assert!(guest.volume().tune(most, "1") && guest.volume().tune(policy, "remap-only"));
     let mut text = String::new();
@@ -499,6 +500,26 @@ fn texts_are_cut_and_end() {
     assert!(write!(text, "ab").is_ok() && write!(text, "cdef").is_err());
     assert_eq!(text.len(), 5);
     assert_eq!(&room, b"abcde\0");
+    assert_eq!(Text::new(&mut room).as_c_str(), c"");
     let mut none = [];
     assert!(Text::new(&mut none).write_str("a").is_err());
+}
+
+#[test]
+fn more_requests_than_the_engine_takes_wait_their_turn() {
+    let mut disks = Disks::blank();
+    let mut guest = guest(&mut disks, "m s");
+    let many = 4 * MAX_OUT as u64;
+    for id in 0..many {
+        guest.kernel.requests.insert(id, vec![id as u8; 512]);
+        let extent = Extent::new(Sector(id * 8 % 8192), 1);
+        guest.kernel.asked.push((id, RequestKind::Write { fua: false }, extent));
+    }
+    guest.kernel.asked.push((many, RequestKind::Read, None));
+    guest.kernel.asked.push((many + 1, RequestKind::Read, Extent::new(Sector(8192), 1)));
+    guest.run(&mut disks);
+    assert!(!guest.volume().is_busy());
+    let ended = &guest.kernel.ended;
+    assert_eq!(ended.len() as u64, many + 2);
+    assert!(ended.iter().all(|(id, result)| result.is_ok() == (*id < many)), "{ended:?}");
 }

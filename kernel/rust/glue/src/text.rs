@@ -3,6 +3,7 @@
 //!
 //! Invariant: what does not fit is cut, and the last byte written is a zero.
 
+use core::ffi::CStr;
 use core::fmt::{self, Write};
 
 /// A buffer that takes text.
@@ -25,6 +26,12 @@ impl<'a> Text<'a> {
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// As C wants it.
+    #[must_use]
+    pub fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(self.room).unwrap_or_default()
     }
 
     /// Is there none yet?
