@@ -240,8 +240,6 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         file: "kernel/tests/speed.sh",
-        // What the figures in the tree are of.
-        kernels: LONG,
         lane: LONG,
         programs: &["fio"],
         measured: Some("kernel/tests/speed.txt"),
