@@ -68,7 +68,10 @@ pub(crate) fn sockets() -> anyhow::Result<Vec<PathBuf>> {
 pub(crate) fn prepare_dir(socket: &Path) -> anyhow::Result<()> {
     let Some(dir) = socket.parent().filter(|dir| !dir.as_os_str().is_empty()) else { return Ok(()) };
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(|| {
-        format!("{}: cannot make the directory for sockets; choose another with --unix", dir.display())
+        let (socket, dir) = (socket.display(), dir.display());
+        format!(
+            "{dir}: cannot make the directory for the socket {socket}; choose another place for that socket"
+        )
     })
 }
 
@@ -98,8 +101,8 @@ impl Client {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => refusal(
                 Exit::NotFound,
                 format!(
-                    "{volume}: no such volume is being served (looked at {}): start 'dm-remap serve', or give the \
-                     path of its control socket",
+                    "{volume}: no such volume is being served (looked at {}): start 'dm-remap serve' (or \
+                     'dm-remap stock serve', which takes over what 'stock assemble' set up), or give the path of its control socket",
                     socket_of(volume).display()
                 ),
             ),
@@ -367,6 +370,15 @@ pub(crate) fn converse(stream: impl Read + Write, answer: &dyn Answer) -> anyhow
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_that_has_no_place_is_named_and_no_option_that_may_not_be_there() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let text = format!("{:#}", prepare_dir(&dir.path().join("file/under/disk.control")).unwrap_err());
+        assert!(text.contains("file/under/disk.control") && !text.contains("--unix"), "{text}");
+        assert!(prepare_dir(&dir.path().join("fresh/disk.control")).is_ok());
+    }
 
     struct Echo;
 

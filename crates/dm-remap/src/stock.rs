@@ -177,7 +177,7 @@ fn bring_up(args: &StockVolumeArgs, news: &News, word: Option<&mut Word>) -> any
     let there = found::existing(&mut mapper, &name, &uuid, (&shape, &numbers), &recovered)?;
     let mut claims = Vec::new();
     for device in std::iter::once(&main).chain(&spares) {
-        claims.extend(found::only_ours(device, &uuid)?);
+        claims.extend(found::only_ours(device, &name, &uuid)?);
     }
     if users::is_stacked(shape.main) {
         let text = "the main device is made of other devices, whose errors the kernel does not tell as its own: only reading finds what \

@@ -97,7 +97,7 @@ impl BlockNode {
         }
         let mut users = Vec::new();
         for holder in nodes.iter().filter_map(|n| fs::read_dir(n.join("holders")).ok()).flatten().flatten() {
-            users.push(format!("held by {}", holder.file_name().to_string_lossy()));
+            users.push(held_by(&holder.path()));
         }
         let mut numbers: Vec<String> = (nodes.iter())
             .filter_map(|n| fs::read_to_string(n.join("dev")).ok())
@@ -118,6 +118,15 @@ impl BlockNode {
         users.sort();
         users.dedup();
         users
+    }
+}
+
+/// A holder in words: a mapped device also by the name that its owner knows.
+fn held_by(holder: &Path) -> String {
+    let device = holder.file_name().unwrap_or_default().to_string_lossy();
+    match fs::read_to_string(holder.join("dm/name")) {
+        Ok(name) => format!("held by the mapped device {} ({device})", name.trim()),
+        Err(_) => format!("held by {device}"),
     }
 }
 
@@ -196,6 +205,16 @@ mod tests {
         let text = "S:disk/by-id/x\nE:ID_SERIAL_SHORT=12\nE:ID_SERIAL=ab_12\n";
         assert_eq!(udev_property(text, "ID_SERIAL"), Some("ab_12".into()));
         assert_eq!(udev_property(text, "ID_WWN"), None);
+    }
+
+    #[test]
+    fn a_mapped_device_is_told_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let holder = dir.path().join("dm-0");
+        fs::create_dir_all(holder.join("dm")).unwrap();
+        fs::write(holder.join("dm/name"), "disk\n").unwrap();
+        assert_eq!(held_by(&holder), "held by the mapped device disk (dm-0)");
+        assert_eq!(held_by(&dir.path().join("md0")), "held by md0");
     }
 
     #[test]

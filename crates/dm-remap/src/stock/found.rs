@@ -91,11 +91,11 @@ pub(super) fn wants_block_device(path: &std::path::Path) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// Somebody does.
-pub(super) fn only_ours(device: &Device, uuid: &str) -> anyhow::Result<Option<Claimed>> {
+pub(super) fn only_ours(device: &Device, name: &str, uuid: &str) -> anyhow::Result<Option<Claimed>> {
     let number = number_of(device)?;
     let holders = users::holders(number);
-    if let Some(text) = foreign(&holders, uuid) {
-        let text = format!("{}: in use by {text}: stop that first", device.path().display());
+    if let Some(text) = foreign(&holders, name, uuid) {
+        let text = format!("{}: in use by {text}", device.path().display());
         return Err(refusal(Exit::Busy, text));
     }
     if !holders.is_empty() {
@@ -104,13 +104,16 @@ pub(super) fn only_ours(device: &Device, uuid: &str) -> anyhow::Result<Option<Cl
     Ok(Some(Claimed { number, _claim: take_claim(device.path())? }))
 }
 
-/// A holder that is not the mapped device `uuid`, in words.
-fn foreign(holders: &[Holder], uuid: &str) -> Option<String> {
-    let other =
-        holders.iter().find(|holder| holder.mapped.as_ref().is_none_or(|(_, found)| found != uuid))?;
+/// A holder that is not the mapped device `name` of this `uuid`, in words, and what is to be done.
+fn foreign(holders: &[Holder], name: &str, uuid: &str) -> Option<String> {
+    let ours = Some((name, uuid));
+    let other = holders.iter().find(|h| h.mapped.as_ref().map(|(n, u)| (n.as_str(), u.as_str())) != ours)?;
     Some(match &other.mapped {
-        Some((name, _)) => format!("the mapped device {name} ({})", other.name),
-        None => other.name.clone(),
+        Some((there, found)) if found == uuid => format!(
+            "this volume's own mapped device, which is called {there}: use '--mapper {there}', or first 'dm-remap stock remove {there}'"
+        ),
+        Some((there, _)) => format!("the mapped device {there} ({}): stop that first", other.name),
+        None => format!("{}: stop that first", other.name),
     })
 }
 
@@ -172,12 +175,16 @@ mod tests {
             mapped: mapped.map(|(name, uuid)| (name.into(), uuid.into())),
         };
         let ours = holder("dm-3", Some(("disk", "DM-REMAP-1")));
-        assert_eq!(foreign(&[], "DM-REMAP-1"), None);
-        assert_eq!(foreign(std::slice::from_ref(&ours), "DM-REMAP-1"), None);
+        let foreign = |holders: &[Holder]| super::foreign(holders, "disk", "DM-REMAP-1");
+        assert_eq!(foreign(&[]), None);
+        assert_eq!(foreign(std::slice::from_ref(&ours)), None);
         let other = holder("dm-4", Some(("vg-lv", "LVM-x")));
-        assert_eq!(foreign(&[ours, other], "DM-REMAP-1"), Some("the mapped device vg-lv (dm-4)".into()));
-        assert_eq!(foreign(&[holder("md0", None)], "DM-REMAP-1"), Some("md0".into()));
+        assert_eq!(foreign(&[ours, other]), Some("the mapped device vg-lv (dm-4): stop that first".into()));
+        assert_eq!(foreign(&[holder("md0", None)]), Some("md0: stop that first".into()));
         // A target without a UUID, such as one of the module.
-        assert!(foreign(&[holder("dm-5", Some(("r", "")))], "DM-REMAP-1").is_some());
+        assert!(foreign(&[holder("dm-5", Some(("r", "")))]).is_some());
+        // It was set up by another name.
+        let text = foreign(&[holder("dm-3", Some(("sdb", "DM-REMAP-1")))]).unwrap();
+        assert!(text.contains("'--mapper sdb'") && text.contains("'dm-remap stock remove sdb'"), "{text}");
     }
 }

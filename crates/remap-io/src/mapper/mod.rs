@@ -94,7 +94,10 @@ pub struct Mapped {
 #[non_exhaustive]
 pub enum MapperError {
     /// No device-mapper.
-    #[error("/dev/mapper/control: is not there: load the kernel module dm-mod (modprobe dm-mod)")]
+    #[error(
+        "/dev/mapper/control: is not there: load the kernel module dm-mod (modprobe dm-mod; in a container: give it the device), or use \
+         'dm-remap serve', which needs none"
+    )]
     NoControl,
     /// Not root.
     #[error("/dev/mapper/control: permission denied: run as root (in a container: allow the device)")]
@@ -221,6 +224,12 @@ mod tests {
         for bad in ["", ".", "..", "control", "a/b", "a b", "\u{fc}", &"x".repeat(128)] {
             assert!(check_name(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn without_device_mapper_both_ways_out_are_told() {
+        let text = MapperError::NoControl.to_string();
+        assert!(text.contains("modprobe dm-mod") && text.contains("'dm-remap serve'"), "{text}");
     }
 
     #[test]
