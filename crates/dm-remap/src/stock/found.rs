@@ -175,16 +175,16 @@ mod tests {
             mapped: mapped.map(|(name, uuid)| (name.into(), uuid.into())),
         };
         let ours = holder("dm-3", Some(("disk", "DM-REMAP-1")));
-        let foreign = |holders: &[Holder]| super::foreign(holders, "disk", "DM-REMAP-1");
-        assert_eq!(foreign(&[]), None);
-        assert_eq!(foreign(std::slice::from_ref(&ours)), None);
+        let told = |holders: &[Holder]| foreign(holders, "disk", "DM-REMAP-1");
+        assert_eq!(told(&[]), None);
+        assert_eq!(told(std::slice::from_ref(&ours)), None);
         let other = holder("dm-4", Some(("vg-lv", "LVM-x")));
-        assert_eq!(foreign(&[ours, other]), Some("the mapped device vg-lv (dm-4): stop that first".into()));
-        assert_eq!(foreign(&[holder("md0", None)]), Some("md0: stop that first".into()));
+        assert_eq!(told(&[ours, other]), Some("the mapped device vg-lv (dm-4): stop that first".into()));
+        assert_eq!(told(&[holder("md0", None)]), Some("md0: stop that first".into()));
         // A target without a UUID, such as one of the module.
-        assert!(foreign(&[holder("dm-5", Some(("r", "")))]).is_some());
+        assert!(told(&[holder("dm-5", Some(("r", "")))]).is_some());
         // It was set up by another name.
-        let text = foreign(&[holder("dm-3", Some(("sdb", "DM-REMAP-1")))]).unwrap();
+        let text = told(&[holder("dm-3", Some(("sdb", "DM-REMAP-1")))]).unwrap();
         assert!(text.contains("'--mapper sdb'") && text.contains("'dm-remap stock remove sdb'"), "{text}");
     }
 }
