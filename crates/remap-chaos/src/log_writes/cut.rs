@@ -13,6 +13,7 @@ use std::ops::Range;
 use anyhow::ensure;
 use remap_sim::rng::Rng;
 
+use super::END;
 use super::log::{Entry, What};
 
 /// What a torn cut keeps or loses as one, in bytes.
@@ -33,40 +34,70 @@ pub(crate) struct Cut {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Moment {
     pub(crate) entries: usize,
-    /// The last mark before it.
+    /// The last mark before the next moment: until then nothing more is durable.
     pub(crate) mark: Option<String>,
-    /// The last mark before a torn cut there, which comes as late as can be: just before the next flush.
+    /// The last mark before a torn cut there, which comes as late as can be: just before the next flush that makes something durable.
     pub(crate) mark_torn: Option<String>,
     /// The log tells what was durable.
     pub(crate) known: bool,
 }
 
-/// Where the next flush is from here on; the end of the log if there is none.
-fn next_flush(entries: &[Entry], from: usize) -> usize {
-    entries.iter().skip(from).position(|entry| entry.flush).map_or(entries.len(), |n| from + n)
+impl Entry {
+    /// A write that is durable when it completes.
+    fn at_once(&self, no_cache: &Range<u64>) -> bool {
+        self.what == What::Write && (self.fua || no_cache.contains(&self.bytes.start))
+    }
 }
 
+/// Behind the last flush among so many entries.
+fn flushed(entries: &[Entry], until: usize) -> usize {
+    entries[..until].iter().rposition(|entry| entry.flush).map_or(0, |index| index + 1)
+}
+
+/// Where the next flush is, from here on, that makes something durable; the end of the log if there is none. One flush of a client may be
+/// many in the log: a table below passes it on to each of its targets.
+fn next_flush(entries: &[Entry], from: usize) -> usize {
+    let first = |from, is: fn(&Entry) -> bool| {
+        entries.iter().skip(from).position(is).map_or(entries.len(), |n| from + n)
+    };
+    let pending = first(flushed(entries, from), |entry| entry.what == What::Write && !entry.fua);
+    first(pending.max(from), |entry| entry.flush)
+}
+
+/// The last mark of somebody who wrote; that of the target is of nobody's.
 fn last_mark(entries: &[Entry]) -> Option<String> {
     entries.iter().rev().find_map(|entry| match &entry.what {
-        What::Mark(text) => Some(text.clone()),
+        What::Mark(text) if text != END => Some(text.clone()),
         _ => None,
     })
 }
 
-/// All moments at which what is durable changes: after every flush and every write that was durable by itself, or, with a part that has no
-/// cache, after every write there.
+/// Behind every entry that made something durable: a flush of what was written before it, a write that is durable by itself.
+fn places(entries: &[Entry], no_cache: &Range<u64>) -> Vec<usize> {
+    let mut places = Vec::new();
+    let mut pending = false;
+    for (index, entry) in entries.iter().enumerate() {
+        let at_once = entry.at_once(no_cache);
+        if at_once || (entry.flush && pending) {
+            places.push(index + 1);
+        }
+        pending = (pending && !entry.flush) || (entry.what == What::Write && !at_once);
+    }
+    places
+}
+
+/// All moments at which what is durable changes.
 pub(crate) fn moments(entries: &[Entry], no_cache: &Range<u64>) -> Vec<Moment> {
-    let counts = |entry: &Entry| {
-        let there = entry.what == What::Write && no_cache.contains(&entry.bytes.start);
-        entry.flush || entry.fua || there
-    };
-    let places = entries.iter().enumerate().filter(|(_, entry)| counts(entry)).map(|(index, _)| index + 1);
+    let places = places(entries, no_cache);
     let known =
         |place| survivors(entries, &Cut { entries: place, torn: None, no_cache: no_cache.clone() }).is_ok();
+    let next = places.iter().skip(1).map(|place| place - 1).chain([entries.len()]);
     places
-        .map(|place| Moment {
+        .iter()
+        .zip(next)
+        .map(|(&place, next)| Moment {
             entries: place,
-            mark: last_mark(&entries[..place]),
+            mark: last_mark(&entries[..next]),
             mark_torn: last_mark(&entries[..next_flush(entries, place)]),
             known: known(place),
         })
@@ -76,7 +107,7 @@ pub(crate) fn moments(entries: &[Entry], no_cache: &Range<u64>) -> Vec<Moment> {
 /// What is on the device after a cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Survivors {
-    /// All writes among so many entries.
+    /// All writes among so many entries: up to a flush.
     pub(crate) sure: usize,
     /// After these, in order, some bytes of later ones.
     pub(crate) more: Vec<(usize, Range<u64>)>,
@@ -89,23 +120,19 @@ pub(crate) struct Survivors {
 pub(crate) fn survivors(entries: &[Entry], cut: &Cut) -> anyhow::Result<Survivors> {
     let count = entries.len();
     ensure!(cut.entries <= count, "the log has {count} entries, fewer than {}", cut.entries);
-    let flushed = entries[..cut.entries].iter().rposition(|entry| entry.flush).map_or(0, |index| index + 1);
-    let (sure, end) = if cut.no_cache.is_empty() {
-        (cut.entries, if cut.torn.is_some() { next_flush(entries, cut.entries) } else { cut.entries })
-    } else {
-        (flushed, cut.entries)
-    };
+    let sure = flushed(entries, cut.entries);
+    let late = cut.torn.is_some() && cut.no_cache.is_empty();
+    let end = if late { next_flush(entries, cut.entries) } else { cut.entries };
     let mut rng = Rng::seeded(cut.torn.unwrap_or(0));
     let mut more = Vec::new();
     let later = entries.iter().enumerate().take(end).skip(sure);
     for (index, entry) in later.filter(|(_, entry)| entry.what == What::Write) {
-        let at_once = cut.no_cache.contains(&entry.bytes.start);
         // Its place counts: not all that comes behind it is kept.
         ensure!(
             cut.no_cache.is_empty() || !entry.contested,
             "entry {index} (FUA) has no place among those of the same sectors that a flush makes durable"
         );
-        if at_once || entry.fua {
+        if entry.at_once(&cut.no_cache) {
             more.push((index, entry.bytes.clone()));
         } else if cut.torn.is_some() {
             keep_some(entry, index, &mut rng, &mut more);
@@ -176,12 +203,12 @@ mod tests {
     }
 
     #[test]
-    fn a_clean_cut_keeps_what_is_before_it() {
+    fn a_clean_cut_keeps_what_was_durable() {
         let cut = |entries| Cut { entries, torn: None, no_cache: 0..0 };
         assert_eq!(whole(&story(), &cut(0)), []);
         assert_eq!(whole(&story(), &cut(2)), [0]);
-        assert_eq!(whole(&story(), &cut(4)), [0, 3]);
-        assert_eq!(whole(&story(), &cut(9)), [0, 3, 4, 5, 8]);
+        assert_eq!(whole(&story(), &cut(5)), [0, 3]);
+        assert_eq!(whole(&story(), &cut(9)), [0, 3, 4, 5]);
         assert!(survivors(&story(), &cut(10)).is_err());
     }
 
@@ -218,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_flushes_and_durable_writes_with_the_marks_before_them() {
+    fn moments_are_flushes_and_durable_writes_with_the_marks_before_the_next() {
         let moment = |entries, mark: &str, torn: &str| Moment {
             entries,
             mark: (mark != "-").then(|| mark.to_owned()),
@@ -227,7 +254,7 @@ mod tests {
         };
         assert_eq!(
             moments(&story(), &(0..0)),
-            [moment(2, "-", "2"), moment(4, "1", "2"), moment(8, "2", "2")]
+            [moment(2, "1", "2"), moment(4, "2", "2"), moment(8, "2", "2")]
         );
         let places: Vec<usize> =
             moments(&story(), &(20 * 512..30 * 512)).iter().map(|moment| moment.entries).collect();
@@ -235,11 +262,35 @@ mod tests {
         let both = [write(0), flush(), Entry { contested: true, ..fua(2) }, write(3), flush()];
         let known =
             |no_cache| moments(&both, &no_cache).iter().map(|moment| moment.known).collect::<Vec<_>>();
-        assert_eq!(
-            known(0..512),
-            [true, true, false, true],
-            "a FUA and a plain write of one sector have no order"
-        );
+        assert_eq!(known(0..512), [true, false, true], "a FUA and a plain write of one sector have no order");
         assert_eq!(known(0..0), [true, true, true]);
+    }
+
+    #[test]
+    fn flushes_that_make_nothing_durable_are_no_moments() {
+        let entries = [
+            flush(),
+            write(0),
+            flush(),
+            flush(),
+            mark("1"),
+            flush(),
+            fua(9),
+            flush(),
+            mark("2"),
+            write(2),
+            flush(),
+            mark(END),
+        ];
+        let found: Vec<_> = moments(&entries, &(0..0))
+            .into_iter()
+            .map(|moment| (moment.entries, moment.mark.unwrap(), moment.mark_torn.unwrap()))
+            .collect();
+        let expected = [(3, "1", "2"), (7, "2", "2"), (11, "2", "2")];
+        assert_eq!(found, expected.map(|(entries, mark, torn)| (entries, mark.to_owned(), torn.to_owned())));
+        let torn: BTreeSet<Vec<usize>> = (0..100)
+            .map(|seed| whole(&entries, &Cut { entries: 3, torn: Some(seed), no_cache: 0..0 }))
+            .collect();
+        assert_eq!(torn, [vec![1, 6], vec![1, 6, 9]].into(), "until the next that does");
     }
 }
