@@ -15,9 +15,7 @@ use remap_sim::rng::Rng;
 
 use super::END;
 use super::log::{Entry, What};
-
-/// What a torn cut keeps or loses as one, in bytes.
-const SECTOR: u64 = 512;
+use crate::bench::SECTOR;
 
 /// The power fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +24,8 @@ pub(crate) struct Cut {
     pub(crate) entries: usize,
     /// What could be lost is lost or kept by chance, from this seed.
     pub(crate) torn: Option<u64>,
+    /// What a torn cut keeps or loses as one: so many bytes, at multiples of so many.
+    pub(crate) atomic: u64,
     /// Bytes of the device that are durable as they are written.
     pub(crate) no_cache: Range<u64>,
 }
@@ -89,8 +89,10 @@ fn places(entries: &[Entry], no_cache: &Range<u64>) -> Vec<usize> {
 /// All moments at which what is durable changes.
 pub(crate) fn moments(entries: &[Entry], no_cache: &Range<u64>) -> Vec<Moment> {
     let places = places(entries, no_cache);
-    let known =
-        |place| survivors(entries, &Cut { entries: place, torn: None, no_cache: no_cache.clone() }).is_ok();
+    let known = |place| {
+        survivors(entries, &Cut { entries: place, torn: None, atomic: SECTOR, no_cache: no_cache.clone() })
+            .is_ok()
+    };
     let next = places.iter().skip(1).map(|place| place - 1).chain([entries.len()]);
     places
         .iter()
@@ -135,23 +137,26 @@ pub(crate) fn survivors(entries: &[Entry], cut: &Cut) -> anyhow::Result<Survivor
         if entry.at_once(&cut.no_cache) {
             more.push((index, entry.bytes.clone()));
         } else if cut.torn.is_some() {
-            keep_some(entry, index, &mut rng, &mut more);
+            keep_some(entry, index, cut.atomic, &mut rng, &mut more);
         }
     }
     Ok(Survivors { sure, more })
 }
 
-/// Keeps all of a write, nothing, or some of its sectors.
-fn keep_some(entry: &Entry, index: usize, rng: &mut Rng, kept: &mut Vec<(usize, Range<u64>)>) {
+/// Keeps all of a write, nothing, or some of its pieces.
+fn keep_some(entry: &Entry, index: usize, atomic: u64, rng: &mut Rng, kept: &mut Vec<(usize, Range<u64>)>) {
     let bytes = entry.bytes.clone();
     match rng.below(3) {
         0 => kept.push((index, bytes)),
         1 => {}
         _ => {
-            for at in bytes.clone().step_by(SECTOR as usize) {
+            let mut at = bytes.start;
+            while at < bytes.end {
+                let end = ((at / atomic + 1) * atomic).min(bytes.end);
                 if rng.chance(1, 2) {
-                    kept.push((index, at..(at + SECTOR).min(bytes.end)));
+                    kept.push((index, at..end));
                 }
+                at = end;
             }
         }
     }
@@ -204,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_clean_cut_keeps_what_was_durable() {
-        let cut = |entries| Cut { entries, torn: None, no_cache: 0..0 };
+        let cut = |entries| Cut { entries, torn: None, atomic: SECTOR, no_cache: 0..0 };
         assert_eq!(whole(&story(), &cut(0)), []);
         assert_eq!(whole(&story(), &cut(2)), [0]);
         assert_eq!(whole(&story(), &cut(5)), [0, 3]);
@@ -217,11 +222,15 @@ mod tests {
         let mut seen = BTreeSet::new();
         let mut some = false;
         for seed in 0..200 {
-            let (kept, _) = kept(&story(), &Cut { entries: 2, torn: Some(seed), no_cache: 0..0 });
+            let (kept, _) =
+                kept(&story(), &Cut { entries: 2, torn: Some(seed), atomic: SECTOR, no_cache: 0..0 });
             assert!(kept.contains(&(0, 0..1024)) && kept.contains(&(3, 4608..5632)), "{kept:?}");
             assert!(kept.iter().all(|(index, _)| *index != 8), "{kept:?}");
             some |= kept.iter().any(|(index, bytes)| *index == 4 && bytes.end - bytes.start == 512);
-            seen.insert(whole(&story(), &Cut { entries: 2, torn: Some(seed), no_cache: 0..0 }));
+            seen.insert(whole(
+                &story(),
+                &Cut { entries: 2, torn: Some(seed), atomic: SECTOR, no_cache: 0..0 },
+            ));
         }
         let all: BTreeSet<Vec<usize>> = [vec![0, 3], vec![0, 3, 4], vec![0, 3, 5], vec![0, 3, 4, 5]].into();
         assert_eq!((seen, some), (all, true));
@@ -230,7 +239,7 @@ mod tests {
     #[test]
     fn without_a_cache_a_part_keeps_what_completed_and_the_other_only_what_was_flushed() {
         let entries = [write(0), flush(), write(1), write(101), mark("1"), write(2), write(102), flush()];
-        let cut = |entries, torn| Cut { entries, torn, no_cache: 100 * 512..200 * 512 };
+        let cut = |entries, torn| Cut { entries, torn, atomic: SECTOR, no_cache: 100 * 512..200 * 512 };
         assert_eq!(whole(&entries, &cut(4, None)), [0, 3]);
         assert_eq!(whole(&entries, &cut(7, None)), [0, 3, 6]);
         assert_eq!(whole(&entries, &cut(8, None)), [0, 2, 3, 5, 6]);
@@ -289,8 +298,21 @@ mod tests {
         let expected = [(3, "1", "2"), (7, "2", "2"), (11, "2", "2")];
         assert_eq!(found, expected.map(|(entries, mark, torn)| (entries, mark.to_owned(), torn.to_owned())));
         let torn: BTreeSet<Vec<usize>> = (0..100)
-            .map(|seed| whole(&entries, &Cut { entries: 3, torn: Some(seed), no_cache: 0..0 }))
+            .map(|seed| {
+                whole(&entries, &Cut { entries: 3, torn: Some(seed), atomic: SECTOR, no_cache: 0..0 })
+            })
             .collect();
         assert_eq!(torn, [vec![1, 6], vec![1, 6, 9]].into(), "until the next that does");
+    }
+
+    #[test]
+    fn a_torn_cut_does_not_tear_what_a_device_writes_as_one() {
+        let entries = [entry(What::Write, 3584..12_288)];
+        for seed in 0..100 {
+            let (kept, _) =
+                kept(&entries, &Cut { entries: 0, torn: Some(seed), atomic: 4096, no_cache: 0..0 });
+            let pieces = [3584..12_288, 3584..4096, 4096..8192, 8192..12_288];
+            assert!(kept.iter().all(|(_, bytes)| pieces.contains(bytes)), "{kept:?}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use rustix::fs::OFlags;
 use super::cut::{self, Cut, Moment};
 use super::log::Entry;
 use super::{Replay, Run, parse_run};
+use crate::bench::SECTOR;
 
 /// The device is written in pieces, from memory that lies so.
 const PIECE: usize = 1 << 20;
@@ -37,6 +38,9 @@ pub(crate) struct Args {
     /// Only so many moments, spread over all
     #[arg(long, value_name = "N")]
     some: Option<usize>,
+    /// Bytes that the device writes as a whole or not at all
+    #[arg(long, default_value_t = SECTOR, value_parser = clap::value_parser!(u64).range(1..))]
+    atomic: u64,
     /// Sectors that are durable as they are written
     #[arg(long, value_name = "FIRST+COUNT", value_parser = parse_run, default_value = "0+0")]
     no_cache: Run,
@@ -59,7 +63,7 @@ pub(super) fn run(args: &Args, mut log: File, entries: &[Entry]) -> anyhow::Resu
         }
         visited += 1;
         for (torn, step) in [(None, step), (Some(place as u64), step_torn)] {
-            let cut = Cut { entries: place, torn, no_cache: args.no_cache.bytes() };
+            let cut = Cut { entries: place, torn, atomic: args.atomic, no_cache: args.no_cache.bytes() };
             put(&replay.state(&mut log, entries, &cut::survivors(entries, &cut)?)?, args)?;
             if let Some(said) = refused(&args.run, step)? {
                 wrong.push(format!("after {place} entries, torn {torn:?}, step {step}: {said}"));
@@ -147,7 +151,7 @@ mod tests {
     fn each(bench: &Bench, command: &str, some: Option<usize>) -> anyhow::Result<()> {
         let [log, base, onto] = bench.args.clone();
         let no_cache = parse_run("0+0").unwrap();
-        run(&Task::Each(Args { log, base, onto, run: command.to_owned(), some, no_cache }))
+        run(&Task::Each(Args { log, base, onto, run: command.to_owned(), some, atomic: SECTOR, no_cache }))
     }
 
     #[test]

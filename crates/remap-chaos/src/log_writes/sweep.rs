@@ -78,7 +78,7 @@ pub(super) fn run(args: &Args, mut log: File, entries: &[Entry]) -> anyhow::Resu
         }
         for seed in (0..=args.torn).map(|n| n.checked_sub(1)) {
             let torn = seed.map(|seed| (place as u64) << 8 | seed);
-            let cut = Cut { entries: place, torn, no_cache: args.no_cache.bytes() };
+            let cut = Cut { entries: place, torn, atomic: SECTOR, no_cache: args.no_cache.bytes() };
             let late = if torn.is_some() && args.no_cache.sectors.is_empty() { &mark_torn } else { &mark };
             let model =
                 models.get(step_of(late.as_deref()).unwrap_or(step)).context("a step that was never made")?;
