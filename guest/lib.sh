@@ -13,11 +13,7 @@ ram_disks() { modprobe brd rd_nr=$1 rd_size=32768; } # number, each of $S sector
 
 # Waits up to a minute until the command succeeds.
 wait_for() { # command...
-    tries=0
-    while [ $tries -lt 600 ]; do
-        "$@" >/dev/null 2>&1 && return
-        sleep 0.1; tries=$((tries + 1))
-    done
+    within 60 "$@" >/dev/null 2>&1 && return
     echo "waited in vain for: $*"
     return 1
 }

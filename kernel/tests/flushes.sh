@@ -6,8 +6,6 @@
 # main device has one (what is named on the spare must be durable on the main device where that is needed); only the spare has. Wants the program remap-chaos in
 # the path.
 . "$(dirname "$0")/lib.sh"
-begin
-modprobe dm-log-writes
 N=4096 # sectors of the main device, and of the spare
 recorded=/dev/ram0 log=/dev/ram1 replayed=/dev/ram2
 D=/dev/mapper/r
@@ -35,35 +33,27 @@ record() { # seed, who has no cache
     ok "remove" sh -c "dmsetup remove r && dmsetup remove m && dmsetup remove p && dmsetup remove log"
 }
 
-# One state after a cut (entries, step, more for replay): served and compared.
+# What a power cut left is on the disk: seed, step.
 state() {
-    to=$1 step=$2; shift 2
-    $DD if=/tmp/base of=$replayed bs=64k oflag=direct 2>/dev/null
-    remap-chaos log-writes replay $log $replayed --to "$to" "$@" || return 1
     dmsetup create r --table "0 $N dm-remap /dev/mapper/m /dev/mapper/p 2 adopt never" || return 1
-    remap-chaos steps check $D --seed $seed --after "$step" $(runs)
+    remap-chaos steps check $D --seed "$1" --after "$2" $(runs)
     found=$?
     dmsetup remove r && return $found
 }
+[ "$1" != state ] || { state "$2" "$3"; exit; }
 
-replay() { # what, torn states of each moment, more for cuts and replay
+replay() { # what, torn states of each moment, more for remap-chaos
     mode=$1 torn=$2; shift 2
     ok "$mode: in every state is all there that must be, and nothing else" remap-chaos log-writes sweep $log /tmp/base --seed $seed --torn $torn $(runs) "$@"
     cat /tmp/check.out
     slices $replayed
-    remap-chaos log-writes cuts $log "$@" | awk '$2 != "-" && $3 != "dm-log-writes-end"' >/tmp/cuts
-    moments=$(wc -l </tmp/cuts) n=0 served=0
-    while read -r to mark torn; do
-        n=$((n + 1))
-        [ $((n % (moments / 6))) = 0 ] || continue
-        served=$((served + 1))
-        case "$*" in *no-cache*) torn=$mark ;; esac
-        if [ $((served % 2)) = 0 ]; then ok "$mode: after $to entries as the target serves it" state "$to" "$mark" "$@"
-        else ok "$mode: after $to entries, torn, as the target serves it" state "$to" "$torn" --torn $n "$@"; fi
-    done </tmp/cuts
+    ok "$mode: as the target serves it, too" remap-chaos log-writes each $log /tmp/base $replayed --some 4 --run "sh $0 state $seed" "$@"
+    cat /tmp/check.out
     dmsetup remove m; dmsetup remove p
 }
 
+begin
+modprobe dm-log-writes
 remap-chaos steps fill $recorded
 $DD if=$recorded of=/tmp/base bs=64k count=32 2>/dev/null
 # Bytes that nobody wrote to the spare.

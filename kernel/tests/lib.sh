@@ -27,8 +27,17 @@ typed() { # document, name
     test -s "/tmp/typed.$2" && sh -ex "/tmp/typed.$2"
 }
 
-# Within half a minute.
-soon() { tries=0; while ! "$@" >/dev/null 2>&1; do tries=$((tries + 1)); [ $tries -lt 300 ] || { "$@"; return; }; sleep 0.1; done; }
+# Until the command succeeds, so many seconds at most: of the guest's clock, since what a try takes depends on the machine.
+within() { # seconds, command...
+    local uptime rest deadline
+    read -r uptime rest </proc/uptime; deadline=$((${uptime%.*} + $1)); shift
+    while ! "$@" >/dev/null 2>&1; do
+        read -r uptime rest </proc/uptime
+        [ "${uptime%.*}" -lt $deadline ] || { "$@"; return; }
+        sleep 0.1
+    done
+}
+soon() { within 30 "$@"; }
 
 # The status line of a device has this text; a word of it.
 shows() { dmsetup status "$1" | grep -q -e "$2"; } # device, text

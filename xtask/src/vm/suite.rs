@@ -33,6 +33,7 @@ const RUNS: &str = "target/vm/runs/suite";
 struct Case {
     row: &'static Row,
     kernel: Kernel,
+    brief: bool,
 }
 
 /// What all cases share.
@@ -80,7 +81,8 @@ pub(crate) fn test(root: &Path, args: &TestArgs) -> Result<Tally> {
     lock.lock().context("locking the suite")?;
     let bench = prepare(root, &cases)?;
     let queue = Mutex::new(VecDeque::from(cases));
-    let total = Mutex::new(Tally::default());
+    let total = Mutex::new((Tally::default(), Duration::ZERO));
+    let start = Instant::now();
     let measured = Mutex::new(BTreeMap::new());
     thread::scope(|scope| {
         for _ in 0..args.jobs {
@@ -88,7 +90,8 @@ pub(crate) fn test(root: &Path, args: &TestArgs) -> Result<Tally> {
                 while let Some(case) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) {
                     let outcome = bench.run(&case, args.note_speed);
                     if let Ok(mut total) = total.lock() {
-                        *total += outcome.checks.tally;
+                        total.0 += outcome.checks.tally;
+                        total.1 += outcome.took;
                         show(&case, &outcome);
                     }
                     if let (Some(file), Ok(mut measured)) = (case.row.measured, measured.lock()) {
@@ -106,7 +109,10 @@ pub(crate) fn test(root: &Path, args: &TestArgs) -> Result<Tally> {
             note(&root.join(file), &lines)?;
         }
     }
-    total.into_inner().ok().context("a thread that ran guests panicked")
+    let (tally, took) = total.into_inner().ok().context("a thread that ran guests panicked")?;
+    let (took, wall) = (took.as_secs(), start.elapsed().as_secs());
+    println!("vm: guests took {took} s together, {} at once, and {wall} s have passed", args.jobs);
+    Ok(tally)
 }
 
 fn cases(args: &TestArgs) -> Result<Vec<Case>> {
@@ -120,7 +126,7 @@ fn cases(args: &TestArgs) -> Result<Vec<Case>> {
         for name in row.kernels.iter().filter(|name| !args.brief || row.is_in_lane(name)) {
             let kernel: Kernel = name.parse().map_err(anyhow::Error::msg)?;
             if args.kernels.is_empty() || args.kernels.contains(&kernel) {
-                cases.push(Case { row, kernel });
+                cases.push(Case { row, kernel, brief: args.brief });
             }
         }
     }
@@ -227,12 +233,13 @@ impl Bench<'_> {
         for disk in row.disks.iter().copied().chain([machine::REPORT]) {
             disks.push(disk.parse().map_err(anyhow::Error::msg)?);
         }
+        let less = if case.brief { owned(row.brief) } else { Vec::new() };
         let module = self.root.join("target/kernel/module").join(&kernel.release).join("dm-remap.ko");
         Ok(Job {
             root: self.root.to_owned(),
             kernel: case.kernel.clone(),
             script: self.root.join(row.file),
-            arguments: if row.lives > 1 { vec![life.to_string()] } else { Vec::new() },
+            arguments: if row.lives > 1 { vec![life.to_string()] } else { less },
             environment: Vec::new(),
             disks,
             modules: if row.module { vec![module] } else { Vec::new() },

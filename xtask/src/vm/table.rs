@@ -11,6 +11,8 @@ pub(super) struct Row {
     pub(super) kernels: &'static [&'static str],
     /// Under which of these in the lane of ci, whose time is short; none named: all.
     pub(super) lane: &'static [&'static str],
+    /// Arguments in the lane: to do less of the same.
+    pub(super) brief: &'static [&'static str],
     /// The module of `cargo xtask kernel build`.
     pub(super) module: bool,
     /// Modules of the kernel beside the usual ones.
@@ -39,6 +41,7 @@ const PLAIN: Row = Row {
     file: "",
     kernels: &["uml", "6.1", "6.12"],
     lane: &[],
+    brief: &[],
     module: false,
     more_modules: &[],
     programs: &[],
@@ -68,6 +71,9 @@ const TARGET: Row = Row { kernels: TARGETS, lane: DEBIAN, module: true, cpus: 2,
 /// A script for the kernel target that asks what a power cut leaves.
 const CUT: Row = Row { ours: &["remap-chaos"], ..TARGET };
 
+/// A power cut at every moment: 118 to 152 of them, up to 9 minutes on a busy machine. In the lane at twenty.
+const EVERY_CUT: Row = Row { lane: LONG, brief: &["20"], seconds: 1800, ..CUT };
+
 /// Has the allocator check what is done to memory: each object for writes beside it and after it was freed, and (6.12) some of them for reads, too.
 /// lib.sh has a check that it does.
 const MEMORY_CHECKED: &[&str] = &["slub_debug=FZPU", "kfence.sample_interval=10"];
@@ -96,27 +102,9 @@ pub(super) const ROWS: &[Row] = &[
     Row { file: "kernel/tests/pulled.sh", lane: LONG, seconds: 600, ..TARGET },
     Row { file: "kernel/tests/leaks.sh", lane: LONG, boot: MEMORY_CHECKED, seconds: 600, ..TARGET },
     Row { file: "kernel/tests/flushes.sh", lane: LONG, seconds: 600, ..CUT },
-    Row {
-        file: "kernel/tests/logwrites_ext4.sh",
-        lane: LONG,
-        programs: &["mkfs.ext4", "e2fsck"],
-        seconds: 600,
-        ..CUT
-    },
-    Row {
-        file: "kernel/tests/logwrites_xfs.sh",
-        lane: LONG,
-        programs: &["mkfs.xfs", "xfs_repair"],
-        seconds: 600,
-        ..CUT
-    },
-    Row {
-        file: "kernel/tests/logwrites_btrfs.sh",
-        lane: LONG,
-        programs: &["mkfs.btrfs", "btrfs"],
-        seconds: 600,
-        ..CUT
-    },
+    Row { file: "kernel/tests/logwrites_ext4.sh", programs: &["mkfs.ext4", "e2fsck"], ..EVERY_CUT },
+    Row { file: "kernel/tests/logwrites_xfs.sh", programs: &["mkfs.xfs", "xfs_repair"], ..EVERY_CUT },
+    Row { file: "kernel/tests/logwrites_btrfs.sh", programs: &["mkfs.btrfs", "btrfs"], ..EVERY_CUT },
     Row {
         file: "kernel/tests/resets.sh",
         lane: LONG,
@@ -298,6 +286,7 @@ mod tests {
                 }
             }
             assert!(row.lane.iter().all(|name| row.kernels.contains(name)), "{}: not under that", row.name());
+            assert!(row.brief.is_empty() || row.lives == 1, "{}: its argument is the life", row.name());
             assert!(row.lives > 0 && !row.kernels.is_empty(), "{}", row.name());
             assert!(
                 !row.module || !row.kernels.contains(&"uml"),

@@ -4,19 +4,18 @@
 //! refused before anything is written.
 
 mod cut;
+mod each;
 mod log;
 mod sweep;
 
-use std::fs::{File, OpenOptions};
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::fs::{self, File};
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use clap::Subcommand;
 
-use self::cut::{Cut, Moment, Survivors};
+use self::cut::Survivors;
 use self::log::{Entry, What};
 use crate::bench::SECTOR;
 
@@ -30,30 +29,8 @@ pub(crate) enum Task {
         /// Device or file
         log: PathBuf,
     },
-    /// One line for each moment at which what is durable changes, if the log tells how: entries up to there, the last mark, the last mark before the next flush
-    Cuts {
-        /// Device or file
-        log: PathBuf,
-        /// Sectors that are durable as they are written: after each write there, too
-        #[arg(long, value_name = "FIRST+COUNT", value_parser = parse_run, default_value = "0+0")]
-        no_cache: Run,
-    },
-    /// Writes to a device what was durable after so many entries
-    Replay {
-        /// Device or file
-        log: PathBuf,
-        /// Device or file, with the contents from before the log
-        onto: PathBuf,
-        /// Entries
-        #[arg(long)]
-        to: usize,
-        /// And some of what could have been lost, in part, by chance
-        #[arg(long, value_name = "SEED")]
-        torn: Option<u64>,
-        /// Sectors that are durable as they are written; of all others only what was flushed survives
-        #[arg(long, value_name = "FIRST+COUNT", value_parser = parse_run, default_value = "0+0")]
-        no_cache: Run,
-    },
+    /// Puts on a device what a cut at each moment would leave, and runs a command on it
+    Each(each::Args),
     /// Compare every moment, and more states that a cut there could leave, with what may be after the steps that the marks tell of
     Sweep(sweep::Args),
 }
@@ -90,18 +67,9 @@ pub(crate) fn run(task: &Task) -> anyhow::Result<()> {
                 println!("{index} {}", describe(entry));
             }
         }
-        Task::Cuts { log, no_cache } => {
-            let moments = cut::moments(&entries(log)?.1, &no_cache.bytes());
-            for Moment { entries, mark, mark_torn, .. } in moments.into_iter().filter(|moment| moment.known) {
-                let or_none = |mark: Option<String>| mark.unwrap_or("-".into());
-                println!("{entries} {} {}", or_none(mark), or_none(mark_torn));
-            }
-        }
-        Task::Replay { log, onto, to, torn, no_cache } => {
-            let (mut source, entries) = entries(log)?;
-            let cut = Cut { entries: *to, torn: *torn, no_cache: no_cache.bytes() };
-            let kept = cut::survivors(&entries, &cut)?;
-            replay(&mut source, &entries, &kept, onto)?;
+        Task::Each(args) => {
+            let (log, entries) = entries(&args.log)?;
+            println!("{}", each::run(args, log, &entries)?);
         }
         Task::Sweep(args) => {
             let (source, entries) = entries(&args.log)?;
@@ -133,28 +101,47 @@ fn describe(entry: &Entry) -> String {
     format!("{flush}{what}{fua} {} {}", start / SECTOR, (end - start) / SECTOR)
 }
 
-/// What an entry wrote, or a part of it.
-fn written(log: &mut File, index: usize, entry: &Entry, bytes: &Range<u64>) -> anyhow::Result<Vec<u8>> {
-    log::written(log, entry, bytes).with_context(|| format!("entry {index} of the log"))
+/// What is on a device after cuts, each no earlier than the one before.
+struct Replay {
+    /// What the device holds for sure, and the entries that are in it.
+    sure: Vec<u8>,
+    entries: usize,
 }
 
-/// Copies what was kept from the log to the device.
-fn replay(log: &mut File, entries: &[Entry], kept: &Survivors, onto: &Path) -> anyhow::Result<()> {
-    let name = || format!("{}", onto.display());
-    let mut device = OpenOptions::new().write(true).open(onto).with_context(name)?;
-    let size = device.seek(SeekFrom::End(0)).with_context(name)?;
-    let early = entries.iter().enumerate().take(kept.sure).filter(|(_, entry)| entry.what == What::Write);
-    let early = early.map(|(index, entry)| (index, entry.bytes.clone()));
-    let all: Vec<(usize, Range<u64>)> = early.chain(kept.more.iter().cloned()).collect();
-    for (index, bytes) in &all {
-        let end = bytes.end;
-        ensure!(end <= size, "{}: entry {index} ends at byte {end}, the device at {size}", name());
+impl Replay {
+    fn begin(base: &Path) -> anyhow::Result<Self> {
+        Ok(Self { sure: fs::read(base).with_context(|| format!("{}", base.display()))?, entries: 0 })
     }
-    for (index, bytes) in &all {
-        let buffer = written(log, *index, &entries[*index], bytes)?;
-        device.write_all_at(&buffer, bytes.start).with_context(name)?;
+
+    /// The device's contents after a cut.
+    fn state(&mut self, log: &mut File, entries: &[Entry], kept: &Survivors) -> anyhow::Result<Vec<u8>> {
+        for (index, entry) in entries.iter().enumerate().take(kept.sure).skip(self.entries) {
+            if entry.what == What::Write {
+                apply(log, &mut self.sure, index, entry, &entry.bytes)?;
+            }
+        }
+        self.entries = kept.sure.max(self.entries);
+        let mut device = self.sure.clone();
+        for (index, bytes) in &kept.more {
+            apply(log, &mut device, *index, &entries[*index], bytes)?;
+        }
+        Ok(device)
     }
-    device.flush().and_then(|()| device.sync_all()).with_context(name)
+}
+
+/// Puts what an entry wrote, or a part of it, in its place.
+fn apply(
+    log: &mut File,
+    device: &mut [u8],
+    index: usize,
+    entry: &Entry,
+    bytes: &Range<u64>,
+) -> anyhow::Result<()> {
+    let place = usize::try_from(bytes.start)?..usize::try_from(bytes.end)?;
+    let to = device.get_mut(place).with_context(|| format!("entry {index} is behind the device's end"))?;
+    let written = log::written(log, entry, bytes).with_context(|| format!("entry {index} of the log"))?;
+    to.copy_from_slice(&written);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -174,25 +161,28 @@ mod tests {
     #[test]
     fn what_was_kept_is_copied_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        let (path, onto) = (folder.path().join("log"), folder.path().join("onto"));
+        let (path, base) = (folder.path().join("log"), folder.path().join("base"));
         let first: Vec<u8> = [[1; 512], [2; 512]].concat();
         let log = log::tests::log(&[(0, 1, &first), (1, 0, &[]), (0, 2, &[3; 512]), (8, 0, END.as_bytes())]);
         fs::write(&path, &log).unwrap();
-        fs::write(&onto, [9; 2048]).unwrap();
-        let replay = |to, torn| {
-            let no_cache = parse_run("0+0").unwrap();
-            run(&Task::Replay { log: path.clone(), onto: onto.clone(), to, torn, no_cache })
+        fs::write(&base, [9; 2048]).unwrap();
+        let (mut file, all) = entries(&path).unwrap();
+        let mut replay = Replay::begin(&base).unwrap();
+        let mut found = |sure, more: &[(usize, Range<u64>)]| {
+            let state = replay.state(&mut file, &all, &Survivors { sure, more: more.to_vec() })?;
+            anyhow::Ok(state.chunks(512).map(|sector| sector[0]).collect::<Vec<u8>>())
         };
-        let found = || fs::read(&onto).unwrap().chunks(512).map(|sector| sector[0]).collect::<Vec<u8>>();
-        replay(2, None).unwrap();
-        assert_eq!(found(), [9, 1, 2, 9]);
-        replay(3, None).unwrap();
-        assert_eq!(found(), [9, 1, 3, 9]);
+        assert_eq!(found(0, &[(0, 1024..1536)]).unwrap(), [9, 9, 2, 9]);
+        assert_eq!(found(2, &[]).unwrap(), [9, 1, 2, 9]);
+        assert_eq!(found(2, &[(2, 1024..1536)]).unwrap(), [9, 1, 3, 9]);
+        assert_eq!(found(2, &[]).unwrap(), [9, 1, 2, 9], "what was kept by chance is not kept for good");
+        assert_eq!(found(3, &[]).unwrap(), [9, 1, 3, 9]);
 
-        fs::write(&onto, [9; 1024]).unwrap();
-        assert!(format!("{:#}", replay(2, None).unwrap_err()).contains("ends at byte 1536"));
-        assert_eq!(found(), [9, 9], "nothing was written");
+        fs::write(&base, [9; 1024]).unwrap();
+        let small =
+            Replay::begin(&base).unwrap().state(&mut file, &all, &Survivors { sure: 2, more: vec![] });
+        assert!(format!("{:#}", small.unwrap_err()).contains("behind the device's end"));
         fs::write(&path, &log[..log.len() - 512]).unwrap();
-        assert!(replay(2, None).is_err());
+        assert!(entries(&path).is_err());
     }
 }

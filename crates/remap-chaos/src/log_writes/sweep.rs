@@ -3,7 +3,7 @@
 //! Invariant: what is compared is what a reader would get: a sector that the table calls lost, or that lies on a bad one of the main device,
 //! cannot be read; every other is where the table says.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -15,8 +15,8 @@ use remap_core::units::{Block, Slot};
 use remap_format::EntryState;
 
 use super::cut::{self, Cut, Moment};
-use super::log::{Entry, What};
-use super::{Run, parse_run, written};
+use super::log::Entry;
+use super::{Replay, Run, parse_run};
 use crate::bench::SECTOR;
 use crate::sectors::{SECTORS, Sectors};
 use crate::steps::LONGEST;
@@ -63,11 +63,11 @@ impl SpareReader for Spare<'_> {
 /// # Errors
 /// A state is not what it may be; the log cannot be read.
 pub(super) fn run(args: &Args, mut log: File, entries: &[Entry]) -> anyhow::Result<String> {
-    let mut sure = fs::read(&args.base).with_context(|| format!("{}", args.base.display()))?;
-    ensure!(sure.len() > MAIN, "{}: no spare behind {MAIN} bytes", args.base.display());
+    let mut replay = Replay::begin(&args.base)?;
+    ensure!(replay.sure.len() > MAIN, "{}: no spare behind {MAIN} bytes", args.base.display());
     let bad: Vec<Range<u64>> = args.bad.iter().map(|run| run.sectors.clone()).collect();
     let models = models(args.seed)?;
-    let (mut applied, mut states, mut moments, mut unknown, mut most_remapped) = (0, 0, 0, 0, 0);
+    let (mut states, mut moments, mut unknown, mut most_remapped) = (0, 0, 0, 0);
     for Moment { entries: place, mark, mark_torn, known } in cut::moments(entries, &args.no_cache.bytes()) {
         // Before the first step there may be no volume yet.
         let Some(step) = step_of(mark.as_deref()) else { continue };
@@ -78,21 +78,12 @@ pub(super) fn run(args: &Args, mut log: File, entries: &[Entry]) -> anyhow::Resu
         }
         for seed in (0..=args.torn).map(|n| n.checked_sub(1)) {
             let torn = seed.map(|seed| (place as u64) << 8 | seed);
-            let cut = Cut { entries: place, torn, no_cache: args.no_cache.bytes() };
+            let cut = Cut { entries: place, torn, atomic: SECTOR, no_cache: args.no_cache.bytes() };
             let late = if torn.is_some() && args.no_cache.sectors.is_empty() { &mark_torn } else { &mark };
             let model =
                 models.get(step_of(late.as_deref()).unwrap_or(step)).context("a step that was never made")?;
             let kept = cut::survivors(entries, &cut)?;
-            for (index, entry) in entries.iter().enumerate().take(kept.sure).skip(applied) {
-                if entry.what == What::Write {
-                    apply(&mut log, &mut sure, index, entry, &entry.bytes)?;
-                }
-            }
-            applied = kept.sure.max(applied);
-            let mut devices = sure.clone();
-            for (index, bytes) in &kept.more {
-                apply(&mut log, &mut devices, *index, &entries[*index], bytes)?;
-            }
+            let devices = replay.state(&mut log, entries, &kept)?;
             let remapped = compare(&devices, model.clone(), &bad)
                 .map_err(|wrong| anyhow!("after {place} entries, torn {torn:?}, step {step}: {wrong}"))?;
             most_remapped = remapped.max(most_remapped);
@@ -123,19 +114,6 @@ fn models(seed: u64) -> anyhow::Result<Vec<Sectors>> {
 /// Marks are numbers of steps; at the end of the log the last step is over.
 fn step_of(mark: Option<&str>) -> Option<usize> {
     mark?.parse().ok()
-}
-
-fn apply(
-    log: &mut File,
-    devices: &mut [u8],
-    index: usize,
-    entry: &Entry,
-    bytes: &Range<u64>,
-) -> anyhow::Result<()> {
-    let place = usize::try_from(bytes.start)?..usize::try_from(bytes.end)?;
-    let to = devices.get_mut(place).with_context(|| format!("entry {index} is behind the devices' end"))?;
-    to.copy_from_slice(&written(log, index, entry, bytes)?);
-    Ok(())
 }
 
 /// Reads the metadata and every sector. Gives the number of blocks on the spare.
