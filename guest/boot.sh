@@ -42,6 +42,7 @@ END
 is_stock() { dmsetup table disk | grep -q linear; }
 is_target() { dmsetup table disk | grep -q " dm-remap "; }
 mounted() { grep -q " /srv ext4 " /proc/mounts; }
+idle() { test -z "$(systemctl list-jobs --no-legend)"; }
 active() { systemctl is-active "$1"; }
 serving() { systemctl show -p MainPID --value dm-remap-stock@disk; }
 clean() { ! dumpe2fs -h $M 2>/dev/null | grep -q needs_recovery; }
@@ -59,7 +60,7 @@ if [ ! -e $STAGE ]; then
     1)
         ok "a volume" dmsetup create disk --table "0 $(blockdev --getsz $M) dm-remap $M $P"
         ok "a file system" mkfs.ext4 -q /dev/mapper/disk
-        ok "it goes" dmsetup remove disk
+        ok "it goes" dmsetup remove --retry disk
         ok "units are installed" installed dm-remap-target@disk
         ;;
     2)
@@ -99,6 +100,10 @@ case $life in
     ok "it is unmounted" systemctl stop srv.mount
     ok "the target takes the place of stock tables" systemctl start dm-remap-target@disk
     ok "and is the device" is_target
+    # Its unit is not the one that is enabled.
+    udevadm settle
+    ok "systemd has nothing more to do" soon idle
+    ok "it still is" sh -c 'dmsetup table disk | grep " dm-remap " && systemctl is-active dm-remap-target@disk'
     ok "that it is stock tables' turn again" systemctl start dm-remap-stock@disk
     ok "and they are the device" is_stock
     ok "it is mounted again" systemctl start srv.mount

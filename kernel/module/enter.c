@@ -14,7 +14,7 @@
 #include <asm/asm.h>
 #include "shim.h"
 
-#define DMR_STACK (128 << 10)
+#define DMR_STACK (192 << 10)
 
 void *dmr_make_stack(void)
 {

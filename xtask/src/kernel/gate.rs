@@ -41,8 +41,8 @@ const THUNK: &str = "__x86_indirect_thunk_r";
 /// Run in any context, on whatever stack there is: no panic, no memory, little stack.
 const ANYWHERE: [&str; 2] = ["dmr_map", "dmr_blames_medium"];
 const ANYWHERE_STACK: u64 = 512;
-/// Of the stack of 128 KiB that all others run on; the rest is for what the shim does below them.
-const OWNER_STACK: u64 = 96 << 10;
+/// Of the stack of 192 KiB that all others run on; the rest is for what the shim does below them.
+const OWNER_STACK: u64 = 128 << 10;
 
 /// Functions of the library that never come back.
 const RAISERS: [&str; 8] = [
