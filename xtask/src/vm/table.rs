@@ -183,7 +183,7 @@ pub(super) const ROWS: &[Row] = &[
         cpus: 2,
         ..SERVED
     },
-    Row { file: "guest/stock-many.sh", lane: QUICKEST, seconds: 600, ..SERVED },
+    Row { file: "guest/stock-many.sh", lane: QUICKEST, brief: &["fewer"], seconds: 600, ..SERVED },
     Row { file: "guest/stock-handover.sh", lane: LONG, module: true, kernels: TARGETS, ..SERVED },
     Row {
         file: "guest/stock-reboot.sh",
