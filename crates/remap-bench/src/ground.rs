@@ -113,6 +113,20 @@ impl Ground {
         command
     }
 
+    /// On a disk nothing of the main device is left in the page cache: a write past it waits for what another contender left there.
+    ///
+    /// # Errors
+    /// The main device cannot be flushed.
+    pub(crate) fn settle(&self) -> anyhow::Result<()> {
+        if self.place == Place::Disk {
+            let main = File::options().write(true).open(self.main()).context("opening the main device")?;
+            main.sync_all().context("flushing the main device")?;
+            rustix::fs::fadvise(&main, 0, None, rustix::fs::Advice::DontNeed)
+                .context("emptying the page cache")?;
+        }
+        Ok(())
+    }
+
     /// Neither file has holes or zeroes, which a copy would pass over.
     fn fill(&self) -> anyhow::Result<()> {
         let mut rng = Rng::seeded(1);

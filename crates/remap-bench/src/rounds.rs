@@ -61,6 +61,7 @@ pub(crate) fn run(
 }
 
 fn one(ground: &Ground, contender: &Contender, cell: &Cell, seconds: u32) -> anyhow::Result<Option<Sample>> {
+    ground.settle()?;
     let server = contender.serve.map(|serve| ground.start(serve(ground)?)).transpose()?;
     load::run(cell, ground, server.as_ref(), seconds)
 }
