@@ -72,6 +72,7 @@ if [ ! -e $STAGE ]; then
         ok "units are installed" installed dm-remap-target@disk
         echo "MAIN=/dev/disk/by-id/virtio-GONE" >>/etc/dm-remap/disk.conf
         sed -i 's/--timeout=60/--timeout=5/' /etc/systemd/system/dm-remap-*.service
+        sed -i 's/nofail/nofail,x-systemd.device-timeout=10/' /etc/fstab
         ;;
     esac
     under_systemd
