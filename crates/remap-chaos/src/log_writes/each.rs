@@ -53,7 +53,8 @@ pub(crate) struct Args {
 pub(super) fn run(args: &Args, mut log: File, entries: &[Entry]) -> anyhow::Result<String> {
     let moments = steps(entries, args);
     let all = moments.len();
-    let some = args.some.unwrap_or(all).clamp(1, all.max(1));
+    ensure!(all > 0, "the log has no moment that a step was told of before: nothing was looked at");
+    let some = args.some.unwrap_or(all).clamp(1, all);
     let mut replay = Replay::begin(&args.base)?;
     let (mut visited, mut wrong) = (0, Vec::new());
     for (index, (place, step, step_torn)) in moments.into_iter().enumerate() {
@@ -184,6 +185,11 @@ mod tests {
         assert!(
             said("false", Some(1)).starts_with("1 of 3 moments, 2 states, 2 of them bad\nafter 8 entries")
         );
+        let marks_only = log::tests::log(&[(8, 0, b"0"), (8, 0, END.as_bytes())]);
+        let whole = fs::read(&bench.args[0]).unwrap();
+        fs::write(&bench.args[0], marks_only).unwrap();
+        assert!(said("true", None).contains("no moment"));
+        fs::write(&bench.args[0], whole).unwrap();
         fs::write(&bench.args[2], "short").unwrap();
         assert!(said("true", None).contains("5 bytes, fewer than 2048"));
     }
