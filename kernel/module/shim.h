@@ -33,7 +33,6 @@
 #define DMR_COUNTED 2
 #define DMR_TICKET_SECTORS 16384	/* most sectors of a bio with a ticket */
 #define DMR_KEPT 32767			/* instead of sectors: its iterator is in the record beside it */
-#define DMR_MAX_SECTORS (1ULL << 42)	/* of a volume: 2 PiB */
 
 static inline void *dmr_ticket(u64 sector, u32 sectors, u32 device, u32 counted)
 {

@@ -25,7 +25,7 @@ use crate::volume::{Boxed, Volume};
 pub const MAX_DEVICES: usize = MAX_SPARES + 1;
 /// Words of a table line at most.
 pub const MAX_WORDS: usize = 96;
-/// Sectors of a volume at most: as many as the fast lane can name.
+/// Sectors of a volume at most: as many as the fast lane can name (42 bits of `dmr_ticket`, `shim.h`).
 const MAX_SECTORS: u64 = 1 << 42;
 
 const EINVAL: i32 = 22;
