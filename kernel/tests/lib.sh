@@ -111,7 +111,14 @@ mend() { echo "0 $(blockdev --getsz "$2") linear $2 0" | dmsetup reload "$1" && 
 pattern() { yes "$1" | tr -d '\n' | head -c $(($2 * 512)); } # letter, sectors
 
 put() { $DD if="$1" of="$2" bs=512 seek="$3" oflag=direct conv=notrunc 2>/dev/null; } # file, device, sector
-get() { $DD if="$1" of="$4" bs=512 skip="$2" count="$3" iflag=direct 2>/dev/null; } # device, sector, sectors, file
+# Few sectors come one by one, many together.
+get() { # device, sector, sectors, file
+    if [ "$3" -le 64 ]; then
+        $DD if="$1" of="$4" bs=512 skip="$2" count="$3" iflag=direct 2>/dev/null
+    else
+        $DD if="$1" of="$4" bs=64k skip=$(($2 * 512)) count=$(($3 * 512)) iflag=direct,skip_bytes,count_bytes 2>/dev/null
+    fi
+}
 
 says() { # text, device, message...
     want=$1 dev=$2; shift 2

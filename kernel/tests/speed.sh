@@ -12,7 +12,7 @@ ok "linear" dmsetup create l --table "0 $S linear /dev/ram0 0"
 ok "a volume" dmsetup create r --table "0 $S dm-remap /dev/ram2 /dev/ram3 2 block_size 512"
 cost() { # device, pattern, more for fio...
     device=$1 rw=$2; shift 2
-    fio --name=x --filename=$device --rw=$rw --bs=4k --direct=1 --ioengine=psync --runtime=200ms --time_based --norandommap --randrepeat=1 \
+    fio --name=x --filename=$device --rw=$rw --bs=4k --direct=1 --ioengine=psync --runtime=100ms --time_based --norandommap --randrepeat=1 \
         --output-format=terse --terse-version=3 "$@" 2>/dev/null | awk -F';' -v p=$rw '{print int(1000000000 / (p == "randread" ? $8 : $49))}'
 }
 compare() { # what, more for fio...

@@ -57,10 +57,11 @@ pub(crate) fn make(headers: &Headers, out: &Path, first: Option<PathBuf>) -> Res
         eprintln!("{}: {line}", headers.release);
     }
     let module = out.join("dm-remap.ko");
-    if !done.status.success() && bad.is_empty() {
+    let built = done.status.success() && module.is_file();
+    if !built && bad.is_empty() {
         eprintln!("{}: {}", headers.release, said.trim());
     }
-    Ok((done.status.success() && bad.is_empty() && module.is_file()).then_some(module))
+    Ok((built && bad.is_empty()).then_some(module))
 }
 
 /// Does the line tell of something wrong? (That type information is skipped, and with it the program that makes it, is as it should be.)

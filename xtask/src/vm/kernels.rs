@@ -128,16 +128,23 @@ impl std::fmt::Display for Kernel {
     }
 }
 
+/// What a kernel runs in.
+pub(super) enum Machine {
+    /// A process of this machine, with a library that it needs to run on every processor.
+    Process { preload: PathBuf },
+    /// qemu, in this tree.
+    Qemu(Tree),
+}
+
 /// A kernel that is here.
 pub(super) struct Booted {
-    pub(super) kernel: Kernel,
     pub(super) release: String,
     /// What the machine starts.
     pub(super) image: PathBuf,
     /// The package's folder of modules.
     modules: PathBuf,
-    /// A library that it needs to run on every processor.
-    pub(super) preload: Option<PathBuf>,
+    /// What it runs in.
+    pub(super) machine: Machine,
     /// Modules without compression, at the places that they have there.
     plain: PathBuf,
     unpacking: Mutex<()>,
@@ -160,19 +167,11 @@ impl Booted {
             Kernel::Debian(asked) => debian(root, tree, &home, asked)?,
         };
         let plain = home.join("plain").join(&release);
-        let preload = match kernel {
-            Kernel::Uml => Some(registers(root)?),
-            Kernel::Debian(_) => None,
+        let machine = match kernel {
+            Kernel::Uml => Machine::Process { preload: registers(root)? },
+            Kernel::Debian(_) => Machine::Qemu(Tree::emulator(root)?),
         };
-        Ok(Self {
-            kernel: kernel.clone(),
-            release,
-            image,
-            modules,
-            preload,
-            plain,
-            unpacking: Mutex::new(()),
-        })
+        Ok(Self { release, image, modules, machine, plain, unpacking: Mutex::new(()) })
     }
 
     /// The modules in `more` and those that every guest has, with all that they need, and `own` ones built by us; in `scratch` is room for

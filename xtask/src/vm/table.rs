@@ -94,8 +94,8 @@ pub(super) const ROWS: &[Row] = &[
         disks: &["main=32M,bus=scsi,bad-read=2000,bad-write=3000+8", "spare=32M"],
         ..TARGET
     },
-    Row { file: "kernel/tests/shown.sh", ..TARGET },
-    Row { file: "kernel/tests/spares.sh", ..TARGET },
+    Row { file: "kernel/tests/shown.sh", lane: LONG, ..TARGET },
+    Row { file: "kernel/tests/spares.sh", lane: LONG, ..TARGET },
     Row { file: "kernel/tests/handover.sh", programs: &["nbd-client"], ours: &["dm-remap"], ..TARGET },
     Row { file: "kernel/tests/scenarios.sh", lane: LONG, programs: &["blkdiscard"], seconds: 600, ..TARGET },
     Row { file: "kernel/tests/under_load.sh", lane: LONG, seconds: 600, ..TARGET },
@@ -113,8 +113,18 @@ pub(super) const ROWS: &[Row] = &[
         lives: 5,
         ..CUT
     },
-    Row { file: "kernel/tests/stack_md.sh", programs: &["mdadm", "mkfs.ext4", "e2fsck"], ..TARGET },
-    Row { file: "kernel/tests/stack_lvm.sh", programs: &["lvm", "mkfs.ext4", "e2fsck"], ..TARGET },
+    Row {
+        file: "kernel/tests/stack_md.sh",
+        lane: LONG,
+        programs: &["mdadm", "mkfs.ext4", "e2fsck"],
+        ..TARGET
+    },
+    Row {
+        file: "kernel/tests/stack_lvm.sh",
+        lane: LONG,
+        programs: &["lvm", "mkfs.ext4", "e2fsck"],
+        ..TARGET
+    },
     Row {
         file: "kernel/tests/stack_luks.sh",
         lane: LONG,
@@ -172,7 +182,7 @@ pub(super) const ROWS: &[Row] = &[
         lives: 3,
         ..SERVED
     },
-    Row { file: "guest/stock.sh", lane: &["uml", "6.12"], seconds: 600, ..SERVED },
+    Row { file: "guest/stock.sh", lane: QUICKEST, seconds: 600, ..SERVED },
     Row { file: "guest/stock-policy.sh", kernels: &["uml"], ..SERVED },
     Row { file: "guest/stock-kill.sh", lane: QUICKEST, cpus: 2, seconds: 900, ..SERVED },
     Row {

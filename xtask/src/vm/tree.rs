@@ -12,7 +12,7 @@ use crate::packages::{Apt, LOADER, elf};
 use crate::run::output;
 
 /// What every run may use. More can be asked for by name.
-const PACKAGES: [&str; 24] = [
+const PACKAGES: [&str; 23] = [
     "btrfs-progs",
     "busybox-static",
     "coreutils",
@@ -29,7 +29,6 @@ const PACKAGES: [&str; 24] = [
     "multipath-tools",
     "nbd-client",
     "nbdkit",
-    "qemu-system-x86",
     "systemd",
     "udev",
     "user-mode-linux",
@@ -38,6 +37,9 @@ const PACKAGES: [&str; 24] = [
     "xz-utils",
     "zstd",
 ];
+
+/// What guests run in.
+const EMULATOR: &str = "qemu-system-x86";
 
 /// Where packages keep libraries. (Some name a folder of their own in the program.)
 const LIBRARIES: [&str; 7] = [
@@ -78,19 +80,32 @@ impl Tree {
     /// # Errors
     /// A package cannot be had.
     pub(super) fn provide(root: &Path, more: &[String]) -> Result<Self> {
-        let tree = Self { root: root.join("target/vm/tree") };
         let wanted: Vec<String> =
             PACKAGES.iter().map(|name| (*name).to_owned()).chain(more.iter().cloned()).collect();
+        Self::unpack(root.join("target/vm/tree"), &wanted, || Apt::open(root))
+    }
+
+    /// A tree with qemu. It is the one of the release that the backports are made for: before version 8.1 a processor could go on with the
+    /// translation of code that another had just patched, of which one guest in some hundred died, and guests took a third longer.
+    ///
+    /// # Errors
+    /// A package cannot be had.
+    pub(super) fn emulator(root: &Path) -> Result<Self> {
+        Self::unpack(root.join("target/vm/emulator"), &[EMULATOR.to_owned()], || Apt::open_backported(root))
+    }
+
+    fn unpack(root: PathBuf, wanted: &[String], open: impl FnOnce() -> Result<Apt>) -> Result<Self> {
+        let tree = Self { root };
         let ready = tree.root.join("packages");
         let has = fs::read_to_string(&ready).unwrap_or_default();
         if wanted.iter().all(|name| has.lines().any(|line| line == name)) {
             return Ok(tree);
         }
         println!("xtask: unpacking packages below {}", tree.root.display());
-        let apt = Apt::open(root)?;
+        let apt = open()?;
         let marks = tree.root.join("unpacked");
         fs::create_dir_all(&marks).with_context(|| format!("making {}", marks.display()))?;
-        let all = apt.closure(&wanted)?;
+        let all = apt.closure(wanted)?;
         let missing: Vec<String> = all.into_iter().filter(|package| !marks.join(package).exists()).collect();
         if !missing.is_empty() {
             apt.unpack(&missing, &tree.root)?;
@@ -132,9 +147,13 @@ impl Tree {
     }
 
     fn command_of(&self, program: &Path) -> Command {
-        let mut command = Command::new(self.root.join(LOADER));
+        let mut command = Command::new(self.loader());
         command.arg("--library-path").arg(self.library_path()).arg(program);
         command
+    }
+
+    fn loader(&self) -> PathBuf {
+        self.find(LOADER).unwrap_or_else(|| self.root.join(LOADER))
     }
 
     fn library_path(&self) -> String {
@@ -184,13 +203,13 @@ impl Tree {
         if !is_dynamic(file)? {
             return Ok(parts);
         }
-        let mut loader = Command::new(self.root.join(LOADER));
+        let mut loader = Command::new(self.loader());
         let said = output(loader.arg("--library-path").arg(self.library_path()).arg("--list").arg(file))?;
         for library in libraries(&said).with_context(|| format!("{}", file.display()))? {
             let path = self.guest_path(&library)?;
             parts.push(Part { file: library, path });
         }
-        parts.push(Part { file: self.root.join(LOADER), path: format!("usr/{LOADER}") });
+        parts.push(Part { file: self.loader(), path: format!("usr/{LOADER}") });
         Ok(parts)
     }
 
