@@ -49,7 +49,8 @@ impl Stack {
             }
         };
         let mut losetup = needs::command("losetup", "mount")?;
-        losetup.args(["--find", "--show"]).arg(file);
+        // nbdfuse does not pass on what a volume takes at least; all have the same.
+        losetup.args(["--find", "--show", "--sector-size", "4096"]).arg(file);
         stack.device = Some(needs::output(losetup)?.trim().to_owned());
         Ok(stack)
     }
