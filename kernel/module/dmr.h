@@ -89,16 +89,17 @@ enum dmr_count {
 enum dmr_state { DMR_IS_LIVE = 1, DMR_IS_FROZEN = 2, DMR_IS_BUSY = 4 };
 
 struct dmr_shared {
-	/* Written by the Rust object whenever it was asked something; the view when the volume is assembled. */
+	/* Written by the Rust object, the view when the volume is assembled, the others as soon as they change. The fast lane reads these, and they change seldom. */
 	struct dmr_view view;
 	struct dmr_target *target;
+	u32 members;			/* bit n: device n is of the volume */
+	u32 devices_given;		/* by the table line */
+	u32 device_of[DMR_DEVICES - 1];	/* which device is spare number n of the volume; 0: none */
+	struct dmr_device devices[DMR_DEVICES];	/* slice and word */
+	/* These it writes whenever it was asked something. */
 	u64 timeout;			/* when a turn is due, on the clock of mono_ns; ~0: not at all */
 	u32 state;
-	u32 members;			/* bit n: device n is of the volume */
-	u32 device_of[DMR_DEVICES - 1];	/* which device is spare number n of the volume; 0: none */
 	u32 answers;			/* goes up when a message that took time has its answer */
-	u32 devices_given;		/* by the table line */
-	struct dmr_device devices[DMR_DEVICES];	/* slice and word */
 	/* By the shim. */
 	void *scratch;			/* what dmr_wait reads into, and writes */
 	u64 sectors;			/* of the table line */

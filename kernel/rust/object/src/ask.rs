@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use core::ffi::{CStr, c_char};
 use core::fmt::Write as _;
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
 
 use arrayvec::ArrayVec;
@@ -241,6 +242,13 @@ fn with_given<R>(shared: &DmrShared, now: Now, then: impl FnOnce(&Given<'_>) -> 
     then(&Given { devices: &devices, sectors: shared.sectors, random: &random, name, now })
 }
 
+/// A store leaves the other processors' caches without the line, which the fast lane reads.
+fn seldom(word: &AtomicU32, value: u32) {
+    if word.load(Relaxed) != value {
+        word.store(value, Relaxed);
+    }
+}
+
 /// Notes what the shim looks at without asking.
 fn note(shared: &DmrShared, volume: Option<&Volume>) {
     let Some(volume) = volume else {
@@ -254,10 +262,10 @@ fn note(shared: &DmrShared, volume: Option<&Volume>) {
     let mut members = 1;
     for (n, device) in shared.device_of.iter().enumerate() {
         let given = volume.devices().get(n).copied().flatten();
-        device.store(given.map_or(0, |given| given as u32 + 1), Relaxed);
+        seldom(device, given.map_or(0, |given| given as u32 + 1));
         members |= given.map_or(0, |given| 2_u32.wrapping_shl(given as u32));
     }
-    shared.members.store(members, Relaxed);
+    seldom(&shared.members, members);
     shared.timeout.store(volume.timeout(), Relaxed);
     shared.answers.store(volume.answers(), Relaxed);
     shared.state.store(state, Relaxed);
