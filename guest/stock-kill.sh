@@ -52,7 +52,7 @@ rm -f /tmp/enough /tmp/wrong
 client & client=$!
 mover & mover=$!
 kills=0 stood=0
-while [ $kills -lt 25 ]; do
+while [ $kills -lt 15 ]; do
     # Any moment of a move: they take a few hundredths of a second.
     sleep 0.$((kills * 7 % 10))$((kills * 3 % 10))
     pid=$(server_of $V 2>/dev/null) || continue
@@ -64,10 +64,10 @@ done
 echo "# killed $kills times, $stood of them while it stood still"
 touch /tmp/enough
 wait $client $mover
-ok "killed 25 times" test $kills = 25
+ok "killed 15 times" test $kills = 15
 ok "the client went on" test "$(cat /tmp/rounds)" -ge 1
 ok "and found every byte" sh -c "! cat /tmp/wrong"
-ok "the log of the server tells" sh -c "test \$(grep -c 'started again' /tmp/stock.log) = 25"
+ok "the log of the server tells" sh -c "test \$(grep -c 'started again' /tmp/stock.log) = 15"
 ok "the device carries" sh -c "dmsetup info disk | grep -q ACTIVE"
 ok "everything comes home" dm-remap message $V clear
 ok "all other bytes are as they were" sh -c ". /tree/kernel/tests/lib.sh; get $D 0 8192 /tmp/b; cmp -n \$((8192 * 512)) /tmp/all /tmp/b"

@@ -25,8 +25,9 @@ pub(super) const CONSOLE: &str = "console.log";
 /// All that the script printed.
 pub(super) const OUTPUT: &str = "output.log";
 
-/// What a kernel does beside, of no use to a test: it checks its ciphers at each boot, clears each page that it gives out, watches over programs.
-const QUICKER: &str = " cryptomgr.notests init_on_alloc=0 apparmor=0 audit=0";
+/// Without what a kernel does beside, of no use to a test: it checks its ciphers at each boot, clears each page that it gives out, watches over programs.
+const QUICKER: &str = " cryptomgr.notests initcall_blacklist=init_encrypted,crypto_kdf108_init,jent_mod_init \
+                       init_on_alloc=0 apparmor=0 selinux=0 audit=0";
 
 /// How a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -71,8 +71,8 @@ const TARGET: Row = Row { kernels: TARGETS, lane: DEBIAN, module: true, cpus: 2,
 /// A script for the kernel target that asks what a power cut leaves.
 const CUT: Row = Row { ours: &["remap-chaos"], ..TARGET };
 
-/// A power cut at every moment: 118 to 152 of them, up to 9 minutes on a busy machine. In the lane at twenty.
-const EVERY_CUT: Row = Row { lane: LONG, brief: &["20"], seconds: 1800, ..CUT };
+/// A power cut at every moment: 118 to 152 of them, up to 9 minutes on a busy machine. In the lane at twelve.
+const EVERY_CUT: Row = Row { lane: LONG, brief: &["12"], seconds: 1800, ..CUT };
 
 /// Has the allocator check what is done to memory: each object for writes beside it and after it was freed, and (6.12) some of them for reads, too.
 /// lib.sh has a check that it does.
@@ -87,7 +87,7 @@ const SERVED: Row = Row { programs: &["nbd-client", "mkfs.ext4", "e2fsck"], ours
 pub(super) const ROWS: &[Row] = &[
     Row { file: "kernel/tests/basic.sh", lane: TARGETS, ..TARGET },
     Row { file: "kernel/tests/refusals.sh", programs: &["mkfs.ext4"], ..TARGET },
-    Row { file: "kernel/tests/load.sh", seconds: 600, ..TARGET },
+    Row { file: "kernel/tests/load.sh", lane: LONG, seconds: 600, ..TARGET },
     Row {
         file: "kernel/tests/disks.sh",
         programs: &["mkfs.ext4"],
@@ -111,6 +111,7 @@ pub(super) const ROWS: &[Row] = &[
         programs: &["mkfs.ext4", "e2fsck", "mkfs.xfs", "xfs_repair", "mkfs.btrfs", "btrfs"],
         disks: &["main=96M", "spare=32M", "note=1M"],
         lives: 5,
+        seconds: 600,
         ..CUT
     },
     Row {
@@ -226,6 +227,7 @@ pub(super) const ROWS: &[Row] = &[
         module: true,
         kernels: DEBIAN,
         cpus: 2,
+        seconds: 600,
         ..SERVED
     },
     Row {
