@@ -68,7 +68,10 @@ finish() {
 # The allocator has these checks on. It looks at an object when that is used again; now it looks at all, and the log has what it finds.
 memory_checked() {
     for check in poison red_zone store_user; do [ "$(cat /sys/kernel/slab/kmalloc-64/$check)" = 1 ] || return 1; done
-    for cache in /sys/kernel/slab/*/validate; do echo 1 >"$cache" || return 1; done
+    for cache in /sys/kernel/slab/*; do
+        # Linux 7.3 finds fault with the allocator's own, which is older than its checks, also where no module was loaded.
+        [ "${cache##*/}" = kmem_cache_node ] || echo 1 >"$cache/validate" || return 1
+    done
     sampled=/sys/module/kfence/parameters/sample_interval
     [ ! -e $sampled ] || [ "$(cat $sampled)" -gt 0 ]
 }
