@@ -85,8 +85,8 @@ impl Tree {
         Self::unpack(root.join("target/vm/tree"), &wanted, || Apt::open(root))
     }
 
-    /// A tree with qemu. It is the one of the release that the backports are made for: before version 8.1 a processor could go on with the
-    /// translation of code that another had just patched, of which one guest in some hundred died, and guests took a third longer.
+    /// A tree with qemu. It is the one of the release that the backports are made for: under 7.2 two guests died of an `int3` that the other
+    /// processor had just taken back, which none did under 10.0, and guests took longer (`walk` a sixth, `shown` nearly half).
     ///
     /// # Errors
     /// A package cannot be had.
