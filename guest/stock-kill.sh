@@ -1,9 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
 # The process that serves is killed again and again, at any moment, while blocks move to and fro under a client that verifies what it wrote. Then
-# both of its processes are, and a device that stands still is resumed by whoever starts next.
+# both of its processes are, and a device that stands still is resumed by whoever starts next. Arguments: how many kills, and places of the client.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/stock.lib"
+kills_wanted=${1:-25} places=${2:-200}
+apart=$((7400 / places))
 begin
 ram_disks 2
 M=/dev/ram0 P=/dev/ram1 D=/dev/mapper/disk V=ram0
@@ -14,14 +16,14 @@ mkfs.ext4 -q -F $M; $DD if=$M of=/tmp/all bs=1M 2>/dev/null
 ok "a volume" adopt $M $P
 ok "is served" stock disk $M $P
 
-# A client of 50 places, one sector each, who knows what he wrote where.
+# A client of $places places, one sector each, who knows what he wrote where.
 client() {
     round=0
     while [ ! -e /tmp/enough ]; do
         round=$((round + 1))
         n=0
-        while [ $n -lt 50 ]; do
-            at=$((8192 + n * 149))
+        while [ $n -lt $places ]; do
+            at=$((8192 + n * apart))
             yes "$round $n" | head -c 512 >/tmp/w
             put /tmp/w $D $at || { echo "write $round of $n failed" >>/tmp/wrong; return; }
             get $D $at 1 /tmp/r || { echo "read $round of $n failed" >>/tmp/wrong; return; }
@@ -29,9 +31,9 @@ client() {
             n=$((n + 1))
         done
         n=0
-        while [ $n -lt 50 ]; do
+        while [ $n -lt $places ]; do
             yes "$round $n" | head -c 512 >/tmp/w
-            get $D $((8192 + n * 149)) 1 /tmp/r
+            get $D $((8192 + n * apart)) 1 /tmp/r
             cmp -s /tmp/w /tmp/r || { echo "place $n lost round $round" >>/tmp/wrong; return; }
             n=$((n + 1))
         done
@@ -52,7 +54,7 @@ rm -f /tmp/enough /tmp/wrong
 client & client=$!
 mover & mover=$!
 kills=0 stood=0
-while [ $kills -lt 15 ]; do
+while [ $kills -lt $kills_wanted ]; do
     # Any moment of a move: they take a few hundredths of a second.
     sleep 0.$((kills * 7 % 10))$((kills * 3 % 10))
     pid=$(server_of $V 2>/dev/null) || continue
@@ -64,10 +66,10 @@ done
 echo "# killed $kills times, $stood of them while it stood still"
 touch /tmp/enough
 wait $client $mover
-ok "killed 15 times" test $kills = 15
+ok "killed so often" test $kills = $kills_wanted
 ok "the client went on" test "$(cat /tmp/rounds)" -ge 1
 ok "and found every byte" sh -c "! cat /tmp/wrong"
-ok "the log of the server tells" sh -c "test \$(grep -c 'started again' /tmp/stock.log) = 15"
+ok "the log of the server tells" sh -c "test \$(grep -c 'started again' /tmp/stock.log) = $kills_wanted"
 ok "the device carries" sh -c "dmsetup info disk | grep -q ACTIVE"
 ok "everything comes home" dm-remap message $V clear
 ok "all other bytes are as they were" sh -c ". /tree/kernel/tests/lib.sh; get $D 0 8192 /tmp/b; cmp -n \$((8192 * 512)) /tmp/all /tmp/b"
@@ -89,8 +91,8 @@ ok "the device stands still" sh -c "dmsetup info disk | grep -q SUSPENDED"
 ok "whoever comes next resumes it" dm-remap stock assemble $M --spare $P --mapper disk
 ok "it carries" sh -c "dmsetup info disk | grep -q ACTIVE"
 round=$(cat /tmp/rounds) n=0 bad=0
-while [ $n -lt 50 ]; do
-    get $D $((8192 + n * 149)) 1 /tmp/r
+while [ $n -lt $places ]; do
+    get $D $((8192 + n * apart)) 1 /tmp/r
     yes "$round $n" | head -c 512 | cmp -s - /tmp/r || { yes "$((round + 1)) $n" | head -c 512 | cmp -s - /tmp/r || bad=$((bad + 1)); }
     n=$((n + 1))
 done

@@ -185,7 +185,14 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row { file: "guest/stock.sh", lane: QUICKEST, seconds: 600, ..SERVED },
     Row { file: "guest/stock-policy.sh", kernels: &["uml"], ..SERVED },
-    Row { file: "guest/stock-kill.sh", lane: QUICKEST, cpus: 2, seconds: 900, ..SERVED },
+    Row {
+        file: "guest/stock-kill.sh",
+        lane: QUICKEST,
+        brief: &["15", "50"],
+        cpus: 2,
+        seconds: 900,
+        ..SERVED
+    },
     Row {
         file: "guest/stock-disks.sh",
         lane: LONG,
