@@ -55,10 +55,12 @@ struct dmr_view {
 /* [any] Is all of it, by one word of the summary, on the main device? False: ask dmr_map. */
 static inline bool dmr_is_on_main(const struct dmr_view *view, u64 sector, u32 sectors)
 {
-	u64 first = sector >> view->region_shift, last = (sector + sectors - 1) >> view->region_shift;
+	/* Shifts are masked (here they are small anyway): else the compiler of a kernel with UBSAN adds a look at each. */
+	u32 shift = view->region_shift % 64;
+	u64 first = sector >> shift, last = (sector + sectors - 1) >> shift;
 
 	return !smp_load_acquire(view->moving) && first / 64 == last / 64 &&
-	       !(READ_ONCE(view->summary[first / 64]) >> first % 64 & ((2ULL << (last - first)) - 1));
+	       !(READ_ONCE(view->summary[first / 64]) >> first % 64 & ((2ULL << (last - first) % 64) - 1));
 }
 /* [any] Where the sectors from `sector` on are, as far as they lie together. */
 struct dmr_place dmr_map(const struct dmr_lookup *lookup, u64 sector, u32 sectors, u32 kind);
@@ -185,6 +187,7 @@ int dmr_wait(struct dmr *c, u32 device, u64 sector, u32 bytes, bool write);
 void dmr_random(void *bytes, size_t len);
 void *dmr_alloc(size_t bytes, size_t align);
 void dmr_dealloc(void *memory);
+/* Does not return, if called from dmr_answer: nothing is asked of this target any more. */
 void dmr_panic(const char *text, size_t bytes, const char *file, size_t file_bytes, u32 line);
 
 #endif

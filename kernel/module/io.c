@@ -123,6 +123,7 @@ void dmr_begin(struct dmr *c, const struct dmr_op *op)
 	struct dmr_io *io = &c->ios[op->slot];
 
 	*io = (struct dmr_io){ .c = c, .op = *op };
+	c->ios_out++;
 	if (op->kind == DMR_GRACE)
 		list_add_tail(&io->list, &c->graces);
 	else

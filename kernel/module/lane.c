@@ -14,7 +14,7 @@
 static __always_inline unsigned int dmr_count_in(struct dmr *c)
 {
 	/* Whoever sees an epoch sees all moves that were published before it began. */
-	unsigned int epoch = smp_load_acquire(&c->epoch);
+	unsigned int epoch = smp_load_acquire(&c->epoch) & DMR_EPOCH;
 
 	this_cpu_inc(c->cpu->out[epoch]);
 	return epoch;
@@ -105,8 +105,8 @@ static void dmr_hold(struct dmr *c, struct bio *bio, u64 sector, const struct bv
 static __always_inline int dmr_send(struct bio *bio, struct block_device *bdev, u64 sector, void *ticket)
 {
 	bio->bi_private = ticket;
-	bio_set_dev(bio, bdev);
 	bio->bi_iter.bi_sector = sector;
+	bio_set_dev(bio, bdev);		/* calls: nothing is kept over it */
 	return DM_MAPIO_REMAPPED;
 }
 

@@ -18,6 +18,7 @@ void dmr_end_request(struct dmr *c, u64 cookie, int error)
 
 	if (error)
 		atomic64_inc(&c->counts[dmr_bio(bio)->kind == DMR_READ ? DMR_FAILED_READS : DMR_FAILED_WRITES]);
+	hlist_del_init(&dmr_bio(bio)->held);
 	bio->bi_status = errno_to_blk_status(error);
 	bio_endio(bio);
 }
@@ -35,6 +36,7 @@ bool dmr_next(struct dmr *c, struct dmr_input *input, bool requests)
 		if (dmr_goes_on(io, &input->error))
 			continue;
 		input->number = io->op.slot;
+		c->ios_out--;
 		return true;
 	}
 	if (bit < DMR_DEVICES * 64) {
@@ -47,6 +49,7 @@ bool dmr_next(struct dmr *c, struct dmr_input *input, bool requests)
 	bio = requests ? bio_list_pop(&c->backlog) : NULL;
 	if (!bio)
 		return false;
+	hlist_add_head(&dmr_bio(bio)->held, &c->held);
 	*input = (struct dmr_input){
 		.is = DMR_REQUEST, .cookie = (unsigned long)bio, .kind = dmr_bio(bio)->kind, .flags = dmr_bio(bio)->flags,
 		.sector = dmr_bio(bio)->sector, .sectors = dmr_bio(bio)->sectors,
@@ -55,6 +58,27 @@ bool dmr_next(struct dmr *c, struct dmr_input *input, bool requests)
 }
 
 /* ---- turns ---- */
+
+/*
+ * The target has failed: what the engine was to decide fails, its requests when no device works on their pages any more. The fast lane goes on,
+ * since whatever the view says at any moment is so on the devices.
+ */
+static void dmr_turn_failed(struct dmr *c)
+{
+	struct hlist_node *next;
+	struct dmr_bio *held;
+	struct bio *bio;
+
+	for (; c->ended; c->ended = c->ended->next)
+		c->ios_out--;
+	while ((bio = bio_list_pop(&c->backlog)))
+		hlist_add_head(&dmr_bio(bio)->held, &c->held);
+	if (!c->ios_out)
+		hlist_for_each_entry_safe(held, next, &c->held, held)
+			dmr_end_request(c, (unsigned long)dm_bio_from_per_bio_data(held, sizeof(*held)), -EIO);
+	c->shared.timeout = U64_MAX;
+	c->shared.state = DMR_IS_FROZEN | (c->ios_out ? DMR_IS_BUSY : 0);
+}
 
 static void dmr_turn(struct dmr *c)
 {
@@ -66,7 +90,8 @@ static void dmr_turn(struct dmr *c)
 	bio_list_merge(&c->backlog, &c->incoming);
 	bio_list_init(&c->incoming);
 	spin_unlock_irq(&c->incoming_lock);
-	dmr_enter(c, &ask);
+	if (dmr_enter(c, &ask) == -EIO)
+		dmr_turn_failed(c);
 	at = c->shared.timeout;
 	now = ktime_get_ns();
 	if (at != U64_MAX)
@@ -126,7 +151,7 @@ int dmr_speak(struct dmr *c, unsigned int argc, char **argv, char *result, unsig
 	if (!ask.text)
 		return -ENOMEM;
 	seen = READ_ONCE(c->shared.answers);
-	if (dmr_ask(c, &ask) < 0)
+	if (dmr_ask(c, &ask) == -ENODEV)
 		snprintf(ask.text, ask.room, "error: the device is suspended: resume it first");
 	while (ask.result > 0 && !r) {
 		r = wait_event_killable(c->wait, READ_ONCE(c->shared.answers) != seen);

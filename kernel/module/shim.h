@@ -46,6 +46,7 @@ struct dmr_bio {
 	u32 sectors;
 	u8 kind;			/* enum dmr_kind */
 	u8 flags;
+	struct hlist_node held;		/* of those that the engine has */
 };
 
 /* An operation of the engine that is out. */
@@ -85,6 +86,9 @@ struct dmr {
 	bool assembled;			/* there is a volume */
 	bool running;			/* and the owner takes turns */
 	bool resting;			/* about to stop: no more messages */
+	bool failed;			/* the Rust object panicked: it is never asked again */
+	unsigned int ios_out;
+	struct hlist_head held;		/* requests that the engine has */
 	struct llist_node *ended;	/* of operations: taken from `done` */
 	struct bio_list backlog;	/* taken from `incoming` */
 	struct list_head graces;	/* operations that wait for bios that have begun */

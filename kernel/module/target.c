@@ -38,12 +38,6 @@ void dmr_random(void *bytes, size_t len)
 	get_random_bytes(bytes, len);
 }
 
-void dmr_panic(const char *text, size_t bytes, const char *file, size_t file_bytes, u32 line)
-{
-	pr_emerg("device-mapper: remap: cannot go on: %.*s at %.*s:%u\n", (int)bytes, text, (int)file_bytes, file, line);
-	BUG();
-}
-
 void dmr_log(struct dmr *c, u32 level, bool tell, const char *text)
 {
 	const char *name = dm_table_device_name(c->ti->table);
@@ -324,7 +318,7 @@ static void dmr_target_status(struct dm_target *ti, status_type_t type, unsigned
 		DMEMIT_TARGET_NAME_VERSION(ti->type);
 		DMEMIT(",main=%s,spares=%u;", c->devs[DMR_MAIN]->name, c->shared.devices_given - 1);
 	} else if (dmr_ask(c, &ask)) {
-		DMEMIT("not in service");
+		DMEMIT("%s", c->failed ? "Fail" : "not in service");
 	}
 }
 

@@ -86,9 +86,10 @@ enum Value {
     /// 0: as many as there are slots.
     MaxRemaps,
     Policy,
+    TriggerFailure,
 }
 
-const FIGURES: [(&CStr, Value); 33] = [
+const FIGURES: [(&CStr, Value); 34] = [
     (c"state", Value::State),
     (c"health_percent", Value::Volume(|f| f.health_percent().into())),
     (c"block_size_bytes", Value::Volume(|f| f.block_size.into())),
@@ -122,6 +123,7 @@ const FIGURES: [(&CStr, Value); 33] = [
     (c"spare_parts", Value::Lanes(|l| l.remapped)),
     (c"max_remaps", Value::MaxRemaps),
     (c"policy", Value::Policy),
+    (c"trigger_failure", Value::TriggerFailure),
 ];
 
 const POLICIES: [(&str, Policy); 2] =
@@ -131,7 +133,7 @@ const POLICIES: [(&str, Policy); 2] =
 #[must_use]
 pub fn name(number: usize) -> Option<(&'static CStr, bool)> {
     let (name, value) = FIGURES.get(number)?;
-    Some((name, matches!(value, Value::MaxRemaps | Value::Policy)))
+    Some((name, matches!(value, Value::MaxRemaps | Value::Policy | Value::TriggerFailure)))
 }
 
 fn find(name: &str) -> Option<&'static Value> {
@@ -151,6 +153,7 @@ impl Volume {
             Value::Generation => self.engine.generation(),
             Value::Spares => self.engine.volume().present().count() as u64,
             Value::MaxRemaps => self.max_remaps.unwrap_or(0),
+            Value::TriggerFailure => self.fails_after,
             Value::State => return writeln!(out, "{}", self.engine.state().word()),
             Value::Policy => {
                 let known = POLICIES.iter().find(|(_, policy)| *policy == self.engine.policy());
@@ -169,6 +172,7 @@ impl Volume {
                 self.engine.set_max_remaps(self.max_remaps);
                 true
             }
+            Some(Value::TriggerFailure) => text.parse().map(|inputs| self.fails_after = inputs).is_ok(),
             Some(Value::Policy) => {
                 let known = POLICIES.iter().find(|(word, _)| *word == text);
                 known.is_some_and(|(_, policy)| {

@@ -456,7 +456,7 @@ fn figures_have_names_and_some_can_be_set() {
         assert_eq!(shown[name].1, value, "{name}");
     }
     let tunable: Vec<&str> = shown.iter().filter(|(_, shown)| shown.0).map(|(name, _)| *name).collect();
-    assert_eq!(tunable.len(), 2, "{tunable:?}");
+    assert_eq!(tunable.len(), 3, "{tunable:?}");
     let (most, policy) = ("max_remaps", "policy");
     assert!(
         !guest.volume().tune(most, "x")
@@ -476,6 +476,21 @@ fn figures_have_names_and_some_can_be_set() {
     disks.bad = vec![1601];
     assert!(guest.ask(&mut disks, RequestKind::Read, 1600, vec![0; 1024]).0.is_err());
     assert_eq!(guest.volume[0].figures(Asked::default()).counts.remapped_blocks, 3);
+}
+
+#[test]
+#[should_panic(expected = "trigger_failure was set")]
+fn a_failure_comes_when_it_was_asked_for() {
+    let mut disks = Disks::blank();
+    let mut guest = guest(&mut disks, "m s");
+    assert!(!guest.volume().tune("trigger_failure", "soon"));
+    assert!(guest.volume().tune("trigger_failure", "2"));
+    // One input: a request that is over at once.
+    guest.kernel.asked.push((1, RequestKind::Read, None));
+    guest.run(&mut disks);
+    assert!(guest.kernel.ended.iter().any(|(id, _)| *id == 1), "not yet");
+    guest.kernel.asked.push((2, RequestKind::Read, None));
+    guest.run(&mut disks);
 }
 
 #[test]

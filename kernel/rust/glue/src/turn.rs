@@ -148,6 +148,7 @@ impl Volume {
     pub fn turn(&mut self, now: Now, driver: &mut dyn Driver) {
         self.now = now;
         while let Some(input) = driver.next(self.kept.is_none()) {
+            self.fail_if_asked();
             match input {
                 Input::Ended { slot, result } => self.ended(now, slot, result),
                 Input::Failed { device, flush, fault } => self.failed(now, device, flush, fault),
@@ -162,6 +163,15 @@ impl Volume {
             self.engine.handle_timeout(now);
         }
         self.hand_on(now, driver);
+    }
+
+    #[expect(clippy::panic, reason = "asked for: a drill of a mistake in the code of the owner")]
+    fn fail_if_asked(&mut self) {
+        self.fails_after = match self.fails_after {
+            0 => 0,
+            1 => panic!("trigger_failure was set"),
+            more => more.wrapping_sub(1),
+        };
     }
 
     /// When the next turn is due though nothing came in, in monotonic nanoseconds; `u64::MAX`: not at all.

@@ -45,6 +45,8 @@ pub struct Volume {
     /// The time, as far as it was told.
     pub(crate) now: Now,
     pub(crate) suspended: bool,
+    /// How many inputs from now on the owner panics, so that an operator sees what comes of it; 0: not at all.
+    pub(crate) fails_after: u64,
     pub(crate) copy_failures: u64,
     /// What `clear_stats` counts from.
     pub(crate) then: (Asked, u64),
@@ -98,6 +100,7 @@ impl Volume {
             max_remaps: config.max_remaps,
             now,
             suspended: false,
+            fails_after: 0,
             copy_failures: 0,
             then: (Asked::default(), 0),
         })

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What a program on bare metal brings itself: memory and an end.
 //!
-//! Invariant: memory comes from the shim; a panic never returns (the shim stops the thread with a BUG and says where it was).
+//! Invariant: memory comes from the shim; a panic never returns (the shim leaves the call, says where it was, and never asks the target again).
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ffi::c_void;
