@@ -59,8 +59,9 @@ static inline bool dmr_is_on_main(const struct dmr_view *view, u64 sector, u32 s
 	u32 shift = view->region_shift % 64;
 	u64 first = sector >> shift, last = (sector + sectors - 1) >> shift;
 
-	return !smp_load_acquire(view->moving) && first / 64 == last / 64 &&
-	       !(READ_ONCE(view->summary[first / 64]) >> first % 64 & ((2ULL << (last - first) % 64) - 1));
+	/* In one word: from the first bit on, and nothing behind the last. */
+	return !smp_load_acquire(view->moving) && (first ^ last) < 64 &&
+	       !(READ_ONCE(view->summary[first / 64]) >> first % 64 << ~(last - first) % 64);
 }
 /* [any] Where the sectors from `sector` on are, as far as they lie together. */
 struct dmr_place dmr_map(const struct dmr_lookup *lookup, u64 sector, u32 sectors, u32 kind);

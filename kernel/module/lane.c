@@ -178,13 +178,21 @@ static noinline int dmr_map_other(struct dmr *c, struct bio *bio, u64 sector)
 	return DM_MAPIO_SUBMITTED;
 }
 
+/* It was counted for nothing. */
+static noinline int dmr_map_counted(struct dmr *c, struct bio *bio, u64 sector, unsigned int epoch)
+{
+	dmr_count_out(c, epoch);
+	preempt_enable();
+	return dmr_map_other(c, bio, sector);
+}
+
 int dmr_target_map(struct dm_target *ti, struct bio *bio)
 {
 	struct dmr *c = ti->private;
 	u64 sector = dm_target_offset(ti, bio->bi_iter.bi_sector);
 	unsigned int what = (__force u32)(bio->bi_opf & (REQ_OP_MASK | REQ_PREFLUSH));
 	u32 sectors = bio_sectors(bio);
-	unsigned int counted;
+	unsigned int epoch;
 
 	if (unlikely(what > REQ_OP_WRITE || sectors > DMR_TICKET_SECTORS || dmr_is_part(bio)))
 		return dmr_map_other(c, bio, sector);
@@ -194,14 +202,11 @@ int dmr_target_map(struct dm_target *ti, struct bio *bio)
 		return dmr_send(bio, c->main, sector, dmr_ticket(sector, sectors, DMR_MAIN, 0));
 	}
 	preempt_disable();
-	counted = DMR_COUNTED | dmr_count_in(c);
-	if (unlikely(!dmr_is_on_main(&c->shared.view, sector, sectors))) {
-		dmr_count_out(c, counted & DMR_EPOCH);
-		preempt_enable();
-		return dmr_map_other(c, bio, sector);
-	}
+	epoch = dmr_count_in(c);
+	if (unlikely(!dmr_is_on_main(&c->shared.view, sector, sectors)))
+		return dmr_map_counted(c, bio, sector, epoch);
 	preempt_enable();
-	return dmr_send(bio, c->main, sector, dmr_ticket(sector, sectors, DMR_MAIN, counted));
+	return dmr_send(bio, c->main, sector, dmr_ticket(sector, sectors, DMR_MAIN, DMR_COUNTED | epoch));
 }
 
 /* ---- the end ---- */
