@@ -16,6 +16,7 @@ reads() { get $D $(($2 * 8)) 8 /tmp/b && cmp -s /tmp/b /tmp/$1; } # letter, bloc
 writes() { put /tmp/$1 $D $(($2 * 8)); }
 fail_after() { echo $1 >$F/trigger_failure; } # inputs of the owner
 failed() { shows r 'dm-remap Fail$'; }
+nudged() { failed || { dmsetup message r 0 verify 0-79 >/dev/null; failed; }; } # it has more to do, until that was enough
 serves() { shows r ' v2\.0 '; }
 renewed() { dmsetup reload r --table "$table" && dmsetup resume r && soon serves; }
 events() { dmsetup info -c --noheadings -o events r; }
@@ -84,7 +85,7 @@ for after in 1 3 9 31 80 160 260 400; do
     for w in 0 1 2 3; do writer $((base + w * 200)) & done
     dmsetup message r 0 remap $(((base + 3) * 8))-$(((base + 200) * 8)) >/dev/null &
     wait
-    ok "after $after inputs: it has failed under load" soon failed
+    ok "after $after inputs: it has failed under load" soon nudged
     echo "# acknowledged: $(cat /tmp/acknowledged.* 2>/dev/null | wc -l) of 80"
     ok "a new table serves" renewed
     for w in 0 1 2 3; do ok "acknowledged writes are there" checked $((base + w * 200)); done
