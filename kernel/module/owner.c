@@ -60,8 +60,8 @@ bool dmr_next(struct dmr *c, struct dmr_input *input, bool requests)
 /* ---- turns ---- */
 
 /*
- * The target has failed: what the engine was to decide fails, its requests when no device works on their pages any more. The fast lane goes on,
- * since whatever the view says at any moment is so on the devices.
+ * The target has failed: what the engine was to decide fails, its requests when no device works on their pages any more. The fast lane goes on:
+ * at any moment the view says what is so on the devices, or to ask the owner.
  */
 static void dmr_turn_failed(struct dmr *c)
 {
