@@ -63,6 +63,7 @@ impl Checks {
             End::TimeLimit => self.wrong(format!("did not end within {seconds} s")),
             End::Died(_) if !last && self.cut => {}
             End::Died(how) => self.wrong(format!("the guest died ({how})")),
+            End::NeverBegan(how) => self.wrong(format!("the guest did not come to its script ({how})")),
             End::Script(status) if !last => {
                 self.wrong(format!(
                     "the script ended with status {status} instead of cutting the power or starting again"

@@ -52,6 +52,7 @@ fi
 # Shortly before the time is up: what waits for what.
 (sleep $VM_PATIENCE; dmesg -n 8; ps >"$VM_OUTPUT"; echo w >/proc/sysrq-trigger; echo l >/proc/sysrq-trigger) &
 cd /root
+echo "# the guest has begun"
 "$VM_SCRIPT" "$@" </dev/null
 status=$?
 # A script may go on under another first process, which it left here, and which ends as this one.

@@ -6,7 +6,10 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -29,6 +32,12 @@ pub(super) const OUTPUT: &str = "output.log";
 const QUICKER: &str = " cryptomgr.notests initcall_blacklist=init_encrypted,crypto_kdf108_init,jent_mod_init \
                        init_on_alloc=0 apparmor=0 selinux=0 audit=0";
 
+/// What a guest prints when its first process has made everything ready.
+const BEGUN: &str = "# the guest has begun";
+
+/// Longest time until then. It takes 2 to 20 s; a processor whose timer never comes has been seen.
+const BEGINS: Duration = Duration::from_secs(180);
+
 /// How a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -36,6 +45,8 @@ pub(super) enum End {
     Script(i32),
     /// The guest stopped before that: a panic, a reset, a power cut.
     Died(String),
+    /// It never came as far as the script.
+    NeverBegan(String),
     TimeLimit,
 }
 
@@ -72,24 +83,19 @@ pub(super) fn run(
             .open(&file)
             .with_context(|| format!("making {}", file.display()))
     };
-    let (mut printed, mut saved) = (log(OUTPUT)?, Ok(()));
+    let mut printed = log(OUTPUT)?;
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(log(CONSOLE)?)
         .spawn()
         .with_context(|| format!("{command:?} does not start"))?;
-    if let Some(pipe) = child.stdout.take() {
-        let mut reader = BufReader::new(pipe);
-        let mut bytes = Vec::new();
-        while matches!(reader.read_until(b'\n', &mut bytes), Ok(1..)) {
-            saved = saved.and(printed.write_all(&bytes));
-            line(String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']));
-            bytes.clear();
-        }
-    }
+    let begun = listen(&mut child, BEGINS, &mut printed, line);
     let status = child.wait().context("waiting for the guest")?;
-    saved.context("writing what the script printed")?;
+    let begun = begun.context("writing what the script printed")?;
     fs::remove_file(&initrd).context("removing the guest's first file system")?;
+    if !begun {
+        return Ok(End::NeverBegan(status.to_string()));
+    }
     if run::ran_out(status) {
         return Ok(End::TimeLimit);
     }
@@ -105,6 +111,44 @@ pub(super) fn run(
         .context("taking what the guest left in /out")?;
     }
     Ok(said.map_or_else(|| End::Died(status.to_string()), End::Script))
+}
+
+/// Takes what the guest prints until it ends; it is ended if it does not begin within `limit`. Did it?
+fn listen(
+    child: &mut Child,
+    limit: Duration,
+    printed: &mut dyn Write,
+    line: &mut dyn FnMut(&str),
+) -> std::io::Result<bool> {
+    let Some(pipe) = child.stdout.take() else { return Ok(false) };
+    let (tell, begins) = mpsc::channel();
+    let process = child.id().to_string();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            if begins.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                // It may have ended just now.
+                let _ = Command::new("kill").arg(process).status();
+            }
+        });
+        let mut reader = BufReader::new(pipe);
+        let (mut bytes, mut saved, mut begun) = (Vec::new(), Ok(()), false);
+        while matches!(reader.read_until(b'\n', &mut bytes), Ok(1..)) {
+            let text = String::from_utf8_lossy(&bytes);
+            let text = text.trim_end_matches(['\r', '\n']);
+            if text == BEGUN {
+                begun = true;
+                // Nobody listens any more if that was late.
+                let _ = tell.send(());
+            } else {
+                line(text);
+                saved = saved.and(printed.write_all(&bytes));
+            }
+            bytes.clear();
+        }
+        // It has ended: there is nothing to wait for.
+        drop(tell);
+        saved.map(|()| begun)
+    })
 }
 
 /// The script's status: the first file of the report.
@@ -203,14 +247,14 @@ fn counter_khz() -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::script_status;
+    use super::*;
 
     #[test]
     fn a_report_begins_with_the_status() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let mut bytes = vec![0; 4096];
         let said = |bytes: &[u8]| {
-            std::fs::write(file.path(), bytes).expect("a file");
+            fs::write(file.path(), bytes).expect("a file");
             script_status(file.path()).expect("it can be read")
         };
         assert_eq!(said(&bytes), None);
@@ -219,5 +263,25 @@ mod tests {
         assert_eq!(said(&bytes), Some(42));
         bytes[..6].copy_from_slice(b"statue");
         assert_eq!(said(&bytes), None);
+    }
+
+    /// Did it begin, what was printed, and whether it ended well.
+    fn listened(script: &str, limit: Duration) -> (bool, String, bool) {
+        let mut child =
+            Command::new("sh").args(["-c", script]).stdout(Stdio::piped()).spawn().expect("a shell");
+        let (mut printed, mut lines) = (Vec::new(), String::new());
+        let begun = listen(&mut child, limit, &mut printed, &mut |line| lines.push_str(line));
+        let well = child.wait().expect("an end").success();
+        assert_eq!(String::from_utf8_lossy(&printed).replace('\n', ""), lines);
+        (begun.expect("room in memory"), lines, well)
+    }
+
+    #[test]
+    fn a_guest_that_does_not_begin_is_ended() {
+        let long = Duration::from_secs(60);
+        let begins = format!("echo '{BEGUN}'; echo one; echo two");
+        assert_eq!(listened(&begins, long), (true, "onetwo".to_owned(), true));
+        assert_eq!(listened("echo one", long), (false, "one".to_owned(), true));
+        assert_eq!(listened("exec sleep 60", Duration::from_millis(20)), (false, String::new(), false));
     }
 }

@@ -185,7 +185,7 @@ fn run_one(root: &Path, args: &RunArgs) -> Result<ExitCode> {
             (u8::try_from(status).unwrap_or(1), format!("the script ended with status {status}"))
         }
         End::TimeLimit => (OUT_OF_TIME, format!("the guest did not end within {} s", job.seconds)),
-        End::Died(how) => (DIED, format!("the guest died before it reported ({how})")),
+        End::Died(how) | End::NeverBegan(how) => (DIED, format!("the guest died before it reported ({how})")),
     };
     for line in tail(&log) {
         eprintln!("kernel: {line}");
