@@ -53,7 +53,7 @@ ok "who waits for the answer of a message is told" says "error: the target has f
 ok "a new table serves" renewed
 ok "what was under way is done" says "remapped sector" r remap 41000
 
-# Writers, of whose blocks half are bad, while others move: the owner fails anywhere between.
+# Writers, of whose blocks half are bad, while others move: the owner fails anywhere between, after so many inputs (or those of the command line).
 writer() { # first block
     local i=0
     while [ $i -lt 20 ]; do
@@ -75,7 +75,7 @@ checked() { # first block: what was acknowledged is there; of what was not, no o
     done
 }
 round=0
-for after in 1 3 9 31 80 160 260 400; do
+for after in ${*:-1 3 9 31 80 160 260 400}; do
     base=$((300 + round * 850)) i=0
     while [ $i -lt 80 ]; do writes A $((base + i * 10)); i=$((i + 1)); done
     i=0; while [ $i -lt 40 ]; do flaws="$flaws $(((base + i * 20) * 8 + i % 8)) 1"; i=$((i + 1)); done

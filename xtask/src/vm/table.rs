@@ -99,7 +99,7 @@ pub(super) const ROWS: &[Row] = &[
     Row { file: "kernel/tests/handover.sh", programs: &["nbd-client"], ours: &["dm-remap"], ..TARGET },
     Row { file: "kernel/tests/scenarios.sh", lane: LONG, programs: &["blkdiscard"], seconds: 600, ..TARGET },
     Row { file: "kernel/tests/under_load.sh", lane: LONG, seconds: 600, ..TARGET },
-    Row { file: "kernel/tests/failed.sh", lane: LONG, seconds: 600, ..TARGET },
+    Row { file: "kernel/tests/failed.sh", lane: LONG, brief: &["2", "31", "260"], seconds: 600, ..TARGET },
     Row { file: "kernel/tests/pulled.sh", lane: LONG, seconds: 600, ..TARGET },
     Row { file: "kernel/tests/leaks.sh", lane: LONG, boot: MEMORY_CHECKED, seconds: 600, ..TARGET },
     Row { file: "kernel/tests/flushes.sh", lane: LONG, seconds: 600, ..CUT },
