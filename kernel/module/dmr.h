@@ -188,7 +188,7 @@ int dmr_wait(struct dmr *c, u32 device, u64 sector, u32 bytes, bool write);
 void dmr_random(void *bytes, size_t len);
 void *dmr_alloc(size_t bytes, size_t align);
 void dmr_dealloc(void *memory);
-/* Does not return, if called from dmr_answer: nothing is asked of this target any more. */
+/* Does not return. If dmr_answer called it: nothing is asked of this target any more; else: a BUG. */
 void dmr_panic(const char *text, size_t bytes, const char *file, size_t file_bytes, u32 line);
 
 #endif

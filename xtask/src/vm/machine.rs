@@ -93,11 +93,12 @@ pub(super) fn run(
     let status = child.wait().context("waiting for the guest")?;
     let begun = begun.context("writing what the script printed")?;
     fs::remove_file(&initrd).context("removing the guest's first file system")?;
+    // What `run` is told to end sooner has run out of time, begun or not.
+    if run::ran_out(status) && (begun || job.seconds <= BEGINS.as_secs()) {
+        return Ok(End::TimeLimit);
+    }
     if !begun {
         return Ok(End::NeverBegan(status.to_string()));
-    }
-    if run::ran_out(status) {
-        return Ok(End::TimeLimit);
     }
     let said = script_status(&report)?;
     if let (Some(_), Some(out)) = (said, &job.out) {

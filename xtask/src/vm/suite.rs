@@ -220,7 +220,7 @@ impl Bench<'_> {
                 // script had run.
                 let name = case.row.name();
                 println!(
-                    "vm: {} {name}: the kernel did not come to the script ({how}); once more",
+                    "vm: {} {name}: the guest did not come to its script ({how}); once more",
                     case.kernel
                 );
                 end = run()?;
